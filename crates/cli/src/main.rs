@@ -1,0 +1,2 @@
+//! The `bridgehead` command.
+fn main() {}

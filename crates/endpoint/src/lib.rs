@@ -1,0 +1,1 @@
+//! The traits an endpoint implements, its capabilities, and the contract suite.

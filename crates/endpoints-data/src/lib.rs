@@ -1,0 +1,1 @@
+//! Endpoints for databases and files.

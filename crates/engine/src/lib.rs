@@ -1,0 +1,1 @@
+//! Syncs: plan, read, map, write, commit.

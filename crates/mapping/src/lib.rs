@@ -1,0 +1,1 @@
+//! Mapping files: expressions, rules, checks against both catalogs.

@@ -1,0 +1,1 @@
+//! The state store: runs, checkpoints, links, dead letters, audit.

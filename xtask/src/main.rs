@@ -1,0 +1,89 @@
+//! The project's own chores: `cargo xtask check | test | demo`.
+//!
+//! `check` holds the floors of ARCHITECTURE.md; `test` is the whole gate, the same that CI runs.
+
+mod floors;
+mod services;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// What a chore fails with: a sentence for the person at the terminal.
+type Chore = Result<(), String>;
+
+const HELP: &str = "cargo xtask <chore>
+
+  check   the floors: which crate may import which
+  test    everything CI runs: formatting, clippy, floors, tests, doctests
+  demo    build what is needed and run the demo (arguments are passed on)
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let chore = arguments.next().unwrap_or_default();
+    let rest: Vec<String> = arguments.collect();
+    let result = match chore.as_str() {
+        "check" => floors::check(&root()),
+        "test" => test(&root()),
+        "demo" => demo(&root(), &rest),
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask {chore}: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns the root of the checkout.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Runs a program to its end, with its output on our terminal.
+pub(crate) fn run(title: &str, command: &mut Command) -> Chore {
+    println!("\n== {title}");
+    let status = command.status().map_err(|error| format!("{title}: cannot start {command:?}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{title} failed ({status})")) }
+}
+
+fn cargo(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root).args(arguments);
+    command
+}
+
+fn test(root: &Path) -> Chore {
+    run("formatting", &mut cargo(root, &["fmt", "--all", "--check"]))?;
+    println!("\n== floors");
+    floors::check(root)?;
+    run(
+        "clippy",
+        &mut cargo(root, &["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+    )?;
+    let services = services::Services::start(root)?;
+    let mut nextest = cargo(root, &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
+    nextest.envs(services.environment());
+    if nextest_is_missing(root) {
+        run("installing nextest", &mut cargo(root, &["install", "cargo-nextest", "--locked"]))?;
+    }
+    run("tests", &mut nextest)?;
+    let mut doctests = cargo(root, &["test", "--quiet", "--workspace", "--doc", "--locked"]);
+    doctests.envs(services.environment());
+    run("doctests", &mut doctests)
+}
+
+fn nextest_is_missing(root: &Path) -> bool {
+    !cargo(root, &["nextest", "--version"]).output().is_ok_and(|output| output.status.success())
+}
+
+fn demo(root: &Path, rest: &[String]) -> Chore {
+    let mut command = cargo(root, &["run", "--quiet", "--locked", "--package", "bridgehead", "--", "demo"]);
+    run("demo", command.args(rest))
+}

@@ -1,0 +1,131 @@
+//! The servers that tests talk to: installed if missing, started on free ports in a temporary folder,
+//! stopped when the tests are over.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Where a distribution keeps the PostgreSQL server programs.
+const POSTGRES_HOMES: &str = "/usr/lib/postgresql";
+
+/// A running set of servers; dropping it stops them and removes their data.
+pub(crate) struct Services {
+    folder: PathBuf,
+    postgres: PathBuf,
+    port: u16,
+}
+
+impl Services {
+    /// Installs what is missing and starts everything.
+    pub(crate) fn start(_root: &Path) -> Result<Self, String> {
+        println!("\n== services");
+        let postgres = postgres_home().map_or_else(install_postgres, Ok)?;
+        let folder = std::env::temp_dir().join(format!("bridgehead-services-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+        let port = free_port()?;
+        let services = Self { folder, postgres, port };
+        services.start_postgres()?;
+        println!("PostgreSQL with wal_level=logical on port {port}");
+        Ok(services)
+    }
+
+    /// Returns where tests find the servers.
+    pub(crate) fn environment(&self) -> [(&'static str, String); 1] {
+        [("BRIDGEHEAD_TEST_POSTGRES", format!("postgres://postgres@127.0.0.1:{}/postgres", self.port))]
+    }
+
+    /// A PostgreSQL program; as root it runs under the distribution's own account, which alone it accepts.
+    fn postgres_tool(&self, tool: &str) -> Command {
+        let program = self.postgres.join(tool);
+        if is_root() {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        }
+    }
+
+    fn start_postgres(&self) -> Result<(), String> {
+        let data = self.folder.join("postgres");
+        if is_root() {
+            quiet("chown", Command::new("chown").arg("postgres:").arg(&self.folder))?;
+        }
+        quiet(
+            "initdb",
+            self.postgres_tool("initdb")
+                .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"])
+                .arg("-D")
+                .arg(&data),
+        )?;
+        let options = format!(
+            "-c port={} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c wal_level=logical -c fsync=off \
+             -c max_connections=200",
+            self.port,
+            self.folder.display()
+        );
+        let log = self.folder.join("postgres.log");
+        quiet(
+            "pg_ctl start",
+            self.postgres_tool("pg_ctl").arg("-D").arg(&data).arg("-l").arg(&log).args(["-w", "-o", &options, "start"]),
+        )
+        .map_err(|error| format!("{error}\n{}", fs::read_to_string(&log).unwrap_or_default()))
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        let data = self.folder.join("postgres");
+        let _ =
+            quiet("pg_ctl stop", self.postgres_tool("pg_ctl").arg("-D").arg(&data).args(["-m", "immediate", "stop"]));
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Runs a program silently; its output is shown only when it fails.
+fn quiet(title: &str, command: &mut Command) -> Result<(), String> {
+    // The server inherits the streams, so they must not be pipes that we would wait for.
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .status()
+        .map_err(|error| format!("{title}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{title} failed ({status})")) }
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.starts_with(b"0\n"))
+}
+
+fn free_port() -> Result<u16, String> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| format!("no free port: {error}"))?;
+    Ok(listener.local_addr().map_err(|error| error.to_string())?.port())
+}
+
+/// Returns the folder of the newest installed PostgreSQL server's programs.
+fn postgres_home() -> Option<PathBuf> {
+    let mut homes: Vec<(u32, PathBuf)> = fs::read_dir(POSTGRES_HOMES)
+        .ok()?
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let version = path.file_name()?.to_str()?.parse().ok()?;
+            let programs = path.join("bin");
+            programs.join("initdb").exists().then_some((version, programs))
+        })
+        .collect();
+    homes.sort();
+    homes.pop().map(|(_, home)| home)
+}
+
+fn install_postgres() -> Result<PathBuf, String> {
+    println!("PostgreSQL is missing: installing it");
+    quiet("apt-get update", Command::new("apt-get").args(["-qq", "update"]))?;
+    quiet(
+        "apt-get install postgresql",
+        Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "install", "-y", "postgresql"]),
+    )?;
+    postgres_home().ok_or_else(|| "PostgreSQL was installed but its server is not where it should be".to_owned())
+}

@@ -1,1 +1,38 @@
-//! A local Salesforce org.
+//! A local Salesforce org: the surfaces that clients talk to, in one process, with its data in SQLite.
+//!
+//! It stands alone: it shares no protocol code with our own client, so that it can't inherit the
+//! client's misreadings. Its judges are clients that we did not write.
+//!
+//! What it does not do yet: formulas (they read as null), automation, sharing, SOAP, Bulk 1.0, events.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let sandbox = sandbox::Sandbox::start(sandbox::Config::default()).await?;
+//! println!("{} takes client id {}", sandbox.url(), sandbox.client_id());
+//! sandbox.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+// The description of a field is one JSON literal of 57 keys.
+#![recursion_limit = "256"]
+
+mod bulk;
+mod composite;
+mod dates;
+mod describe;
+mod error;
+mod id;
+mod oauth;
+mod org;
+mod project;
+mod query;
+mod rest;
+mod schema;
+mod server;
+mod store;
+mod value;
+
+pub use org::{Config, StartError};
+pub use project::ProjectError;
+pub use server::Sandbox;

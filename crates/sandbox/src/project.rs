@@ -1,0 +1,379 @@
+//! Reads the object metadata of a Salesforce DX project.
+
+use std::path::{Path, PathBuf};
+
+use quick_xml::Reader;
+use quick_xml::events::Event;
+
+use crate::schema::{Field, Kind, Object, PicklistValue, Schema, new_object};
+
+/// Why a project can't be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProjectError {
+    /// A folder or file can't be read.
+    #[error("cannot read {path}")]
+    Unreadable {
+        /// The folder or file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The folder is no project.
+    #[error("{0} holds no sfdx-project.json")]
+    NoProject(PathBuf),
+    /// A file is no metadata.
+    #[error("{path}: {reason}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Loads every object of the project at `folder` into `schema`; returns what it had to leave out, a
+/// sentence each.
+pub(crate) fn load(schema: &mut Schema, folder: &Path) -> Result<Vec<String>, ProjectError> {
+    let file = folder.join("sfdx-project.json");
+    if !file.exists() {
+        return Err(ProjectError::NoProject(folder.to_owned()));
+    }
+    let text = read(&file)?;
+    let project: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|error| ProjectError::Malformed { path: file.clone(), reason: error.to_string() })?;
+    let mut found = Vec::new();
+    for package in project["packageDirectories"].as_array().into_iter().flatten() {
+        find_objects(&folder.join(package["path"].as_str().unwrap_or_default()), 0, &mut found)?;
+    }
+    found.sort();
+    let mut notes = Vec::new();
+    for object in found {
+        load_object(schema, &object, &mut notes)?;
+    }
+    Ok(notes)
+}
+
+fn read(path: &Path) -> Result<String, ProjectError> {
+    std::fs::read_to_string(path).map_err(|source| ProjectError::Unreadable { path: path.to_owned(), source })
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, ProjectError> {
+    let unreadable = |source| ProjectError::Unreadable { path: folder.to_owned(), source };
+    let mut paths = std::fs::read_dir(folder)
+        .map_err(unreadable)?
+        .map(|entry| Ok(entry.map_err(unreadable)?.path()))
+        .collect::<Result<Vec<_>, ProjectError>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Collects the folders below any `objects` folder.
+fn find_objects(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), ProjectError> {
+    for path in entries(folder)?.into_iter().filter(|path| path.is_dir() && depth < 12) {
+        if path.file_name().is_some_and(|name| name == "objects") {
+            found.extend(entries(&path)?.into_iter().filter(|path| path.is_dir()));
+        } else {
+            find_objects(&path, depth + 1, found)?;
+        }
+    }
+    Ok(())
+}
+
+fn load_object(schema: &mut Schema, folder: &Path, notes: &mut Vec<String>) -> Result<(), ProjectError> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let description = folder.join(format!("{name}.object-meta.xml"));
+    if schema.object(&name).is_none() {
+        if !name.contains("__") {
+            notes.push(format!("{name}: a standard object that the sandbox does not have"));
+            return Ok(());
+        }
+        let xml = if description.exists() { Some(parse(&description)?) } else { None };
+        schema.add(custom_object(schema, &name, xml.as_ref()));
+    }
+    let fields = folder.join("fields");
+    if !fields.is_dir() {
+        return Ok(());
+    }
+    for path in entries(&fields)? {
+        if !path.to_string_lossy().ends_with(".field-meta.xml") {
+            continue;
+        }
+        let xml = parse(&path)?;
+        let field = custom_field(&xml).map_err(|reason| ProjectError::Malformed { path: path.clone(), reason })?;
+        let Some(object) = schema.object_mut(&name) else { continue };
+        for field in field {
+            if field.formula.is_some() {
+                notes.push(format!("{name}.{}: formulas are not evaluated yet, the field reads as null", field.name));
+            }
+            match object.fields.iter_mut().find(|known| known.name.eq_ignore_ascii_case(&field.name)) {
+                Some(known) if known.custom => *known = field,
+                // A standard field may bring its picklist values.
+                Some(known) if !field.values.is_empty() => known.values = field.values,
+                Some(_) => {}
+                None => object.fields.push(field),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn custom_object(schema: &Schema, name: &str, xml: Option<&Node>) -> Object {
+    let label = xml.and_then(|xml| xml.text("label")).unwrap_or(name);
+    let plural = xml.and_then(|xml| xml.text("pluralLabel")).unwrap_or(label);
+    let serial = schema.objects().filter(|object| object.custom).count();
+    let kind = if name.ends_with("__e") {
+        'e'
+    } else if name.ends_with("__mdt") {
+        'm'
+    } else {
+        'a'
+    };
+    let digits = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let prefix = format!("{kind}{}{}", digits[serial / 62 % 62] as char, digits[serial % 62] as char);
+    let mut object = new_object(name, &prefix, label, plural, false);
+    let name_field = xml.and_then(|xml| xml.child("nameField"));
+    let mut field = Field::new("Name", name_field.and_then(|xml| xml.text("label")).unwrap_or("Name"), Kind::String);
+    field.custom = false;
+    field.name_field = true;
+    field.length = 80;
+    if name_field.and_then(|xml| xml.text("type")) == Some("AutoNumber") {
+        let format = name_field.and_then(|xml| xml.text("displayFormat")).unwrap_or("{0000}");
+        field.auto_number = Some(format.to_owned());
+        field.defaulted = true;
+    } else {
+        (field.createable, field.updateable, field.defaulted, field.nillable) = (true, true, true, true);
+    }
+    object.fields.insert(2, field);
+    let mut owner = Field::new("OwnerId", "Owner ID", Kind::Reference);
+    (owner.createable, owner.updateable, owner.defaulted, owner.length) = (true, true, true, 18);
+    owner.targets = vec!["Group".to_owned(), "User".to_owned()];
+    owner.relationship = Some("Owner".to_owned());
+    object.fields.insert(1, owner);
+    object
+}
+
+/// Returns the field that the metadata describes, and for a geolocation its parts.
+fn custom_field(xml: &Node) -> Result<Vec<Field>, String> {
+    let name = xml.text("fullName").ok_or("the field has no fullName")?;
+    let label = xml.text("label").unwrap_or(name);
+    let number = |tag: &str, default: u32| xml.text(tag).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let flag = |tag: &str| xml.text(tag) == Some("true");
+    let Some(word) = xml.text("type") else {
+        // A standard field: only its picklist values matter here.
+        let mut field = Field::new(name, label, Kind::Picklist);
+        field.values = values(xml);
+        return Ok(vec![field]);
+    };
+    let kind = match word {
+        "Text" | "AutoNumber" => Kind::String,
+        "TextArea" | "LongTextArea" | "Html" => Kind::Textarea,
+        "EncryptedText" => Kind::Encrypted,
+        "Checkbox" => Kind::Boolean,
+        "Number" | "Summary" => Kind::Double,
+        "Currency" => Kind::Currency,
+        "Percent" => Kind::Percent,
+        "Date" => Kind::Date,
+        "DateTime" => Kind::Datetime,
+        "Time" => Kind::Time,
+        "Phone" => Kind::Phone,
+        "Email" => Kind::Email,
+        "Url" => Kind::Url,
+        "Picklist" => Kind::Picklist,
+        "MultiselectPicklist" => Kind::Multipicklist,
+        "Lookup" | "MasterDetail" | "Hierarchy" => Kind::Reference,
+        "Location" => Kind::Location,
+        other => return Err(format!("field type {other} is not known")),
+    };
+    let mut field = Field::new(name, label, kind);
+    field.help = xml.text("inlineHelpText").map(str::to_owned);
+    field.formula = xml.text("formula").map(str::to_owned);
+    field.calculated = field.formula.is_some() || word == "Summary";
+    field.auto_number = (word == "AutoNumber").then(|| xml.text("displayFormat").unwrap_or("{0}").to_owned());
+    field.createable = !field.calculated && field.auto_number.is_none();
+    field.updateable = field.createable;
+    field.nillable = !flag("required");
+    field.unique = flag("unique");
+    field.case_sensitive = flag("caseSensitive");
+    field.external_id = flag("externalId");
+    field.id_lookup = field.external_id;
+    field.html = word == "Html";
+    field.default = xml.text("defaultValue").map(str::to_owned);
+    match kind {
+        Kind::Textarea if word == "TextArea" => field.length = 255,
+        Kind::Textarea => field.length = number("length", 32_768),
+        Kind::String if field.calculated => field.length = 1300,
+        Kind::String | Kind::Encrypted | Kind::Picklist => field.length = number("length", 255),
+        Kind::Multipicklist => field.length = 4099,
+        Kind::Phone => field.length = 40,
+        Kind::Email => field.length = 80,
+        Kind::Url => field.length = 255,
+        Kind::Boolean => (field.nillable, field.defaulted) = (false, true),
+        kind if kind.numeric() => {
+            field.precision = number("precision", 18);
+            field.scale = number("scale", 0);
+        }
+        Kind::Reference => {
+            field.length = 18;
+            field.targets = vec![xml.text("referenceTo").unwrap_or("User").to_owned()];
+            field.relationship = name.strip_suffix("__c").map(|stem| format!("{stem}__r"));
+            field.children = xml.text("relationshipName").map(|name| format!("{name}__r"));
+            field.master = word == "MasterDetail";
+            field.cascade = field.master || xml.text("deleteConstraint") == Some("Cascade");
+            if field.master {
+                field.nillable = false;
+                field.updateable = flag("reparentableMasterDetail");
+            }
+        }
+        _ => {}
+    }
+    if matches!(kind, Kind::Picklist | Kind::Multipicklist) {
+        field.values = values(xml);
+        field.restricted = xml.child("valueSet").and_then(|set| set.text("restricted")) == Some("true");
+        field.defaulted = field.values.iter().any(|value| value.default);
+    }
+    if kind != Kind::Location {
+        return Ok(vec![field]);
+    }
+    let stem = name.strip_suffix("__c").unwrap_or(name);
+    (field.createable, field.updateable) = (false, false);
+    let scale = number("scale", 0);
+    let mut fields: Vec<Field> = ["Latitude", "Longitude"]
+        .iter()
+        .map(|part| {
+            let mut field = Field::new(&format!("{stem}__{part}__s"), &format!("{label} ({part})"), Kind::Double);
+            (field.precision, field.scale) = (18, scale.max(6));
+            (field.createable, field.updateable, field.nillable, field.custom) = (true, true, true, true);
+            field.compound = Some(name.to_owned());
+            field
+        })
+        .collect();
+    fields.push(field);
+    Ok(fields)
+}
+
+fn values(xml: &Node) -> Vec<PicklistValue> {
+    let definition = xml.child("valueSet").and_then(|set| set.child("valueSetDefinition"));
+    definition
+        .into_iter()
+        .flat_map(|definition| definition.children.iter().filter(|node| node.tag == "value"))
+        .filter_map(|node| {
+            let value = node.text("fullName")?.to_owned();
+            Some(PicklistValue {
+                label: node.text("label").unwrap_or(&value).to_owned(),
+                default: node.text("default") == Some("true"),
+                active: node.text("isActive") != Some("false"),
+                value,
+            })
+        })
+        .collect()
+}
+
+/// An element of a metadata file.
+#[derive(Debug, Default)]
+struct Node {
+    tag: String,
+    content: String,
+    children: Vec<Node>,
+}
+
+impl Node {
+    fn child(&self, tag: &str) -> Option<&Self> {
+        self.children.iter().find(|node| node.tag == tag)
+    }
+
+    fn text(&self, tag: &str) -> Option<&str> {
+        self.child(tag).map(|node| node.content.trim()).filter(|text| !text.is_empty())
+    }
+}
+
+fn parse(path: &Path) -> Result<Node, ProjectError> {
+    let text = read(path)?;
+    tree(&text).map_err(|reason| ProjectError::Malformed { path: path.to_owned(), reason })
+}
+
+fn tree(text: &str) -> Result<Node, String> {
+    let mut reader = Reader::from_str(text);
+    let mut open = vec![Node::default()];
+    loop {
+        let at = reader.buffer_position();
+        match reader.read_event().map_err(|error| format!("byte {at}: {error}"))? {
+            Event::Start(start) => {
+                let tag = start.local_name().as_ref().to_owned();
+                open.push(Node { tag, ..Node::default() });
+            }
+            Event::Empty(start) => {
+                let tag = start.local_name().as_ref().to_owned();
+                if let Some(node) = open.last_mut() {
+                    node.children.push(Node { tag, ..Node::default() });
+                }
+            }
+            Event::End(_) => {
+                let done = open.pop().unwrap_or_default();
+                open.last_mut().ok_or("an element is closed that was not opened")?.children.push(done);
+            }
+            Event::Text(text) => {
+                open.last_mut().ok_or("text outside the document")?.content.push_str(&text);
+            }
+            Event::CData(text) => {
+                open.last_mut().ok_or("text outside the document")?.content.push_str(&text);
+            }
+            Event::GeneralRef(reference) => {
+                let name: &str = &reference;
+                let resolved = match (name, reference.resolve_char_ref().ok().flatten()) {
+                    (_, Some(c)) => c.to_string(),
+                    ("lt", None) => "<".to_owned(),
+                    ("gt", None) => ">".to_owned(),
+                    ("amp", None) => "&".to_owned(),
+                    ("quot", None) => "\"".to_owned(),
+                    ("apos", None) => "'".to_owned(),
+                    (other, None) => return Err(format!("entity &{other}; is not allowed")),
+                };
+                open.last_mut().ok_or("text outside the document")?.content.push_str(&resolved);
+            }
+            Event::DocType(_) => return Err("a document type is not allowed".to_owned()),
+            Event::Eof => break,
+            Event::Comment(_) | Event::PI(_) | Event::Decl(_) => {}
+        }
+    }
+    let mut document = open.pop().unwrap_or_default();
+    if !open.is_empty() || document.children.len() != 1 {
+        return Err("the document is not complete".to_owned());
+    }
+    Ok(document.children.remove(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(xml: &str) -> Vec<Field> {
+        custom_field(&tree(xml).expect("well-formed")).expect("a field")
+    }
+
+    #[test]
+    fn a_lookup_names_both_sides_of_its_relationship() {
+        let fields = fields(
+            "<CustomField><fullName>Broker__c</fullName><label>Broker</label><type>Lookup</type>\
+             <referenceTo>Broker__c</referenceTo><relationshipName>Properties</relationshipName></CustomField>",
+        );
+        assert_eq!(fields[0].relationship.as_deref(), Some("Broker__r"));
+        assert_eq!(fields[0].children.as_deref(), Some("Properties__r"));
+    }
+
+    #[test]
+    fn a_geolocation_has_two_parts() {
+        let fields =
+            fields("<CustomField><fullName>Location__c</fullName><type>Location</type><scale>7</scale></CustomField>");
+        let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+        assert_eq!(names, ["Location__Latitude__s", "Location__Longitude__s", "Location__c"]);
+    }
+
+    #[test]
+    fn broken_and_hostile_files_are_refused() {
+        for xml in ["<a><b></a>", "<a>", "<!DOCTYPE x [<!ENTITY e 'x'>]><a>&e;</a>", "<a>&e;</a>", ""] {
+            assert!(tree(xml).is_err(), "{xml}");
+        }
+        assert_eq!(tree("<a>1 &lt; 2 &#38; 3</a>").expect("entities").content, "1 < 2 & 3");
+    }
+}

@@ -1,0 +1,474 @@
+//! The org's records: a SQLite table an object, and the rules by which records change.
+
+use std::collections::HashMap;
+
+use rusqlite::types::Value as Sql;
+use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
+use serde_json::{Map, Value};
+
+use crate::error::{Answered, ApiError};
+use crate::id;
+use crate::schema::{Field, Kind, Object, Schema};
+use crate::value::coerce;
+
+/// Creates what is missing: a table for each object, a column for each stored field, indexes for keys
+/// and references.
+pub(crate) fn migrate(connection: &Connection, schema: &Schema) -> rusqlite::Result<()> {
+    for object in schema.objects() {
+        connection.execute_batch(&format!(
+            "CREATE TABLE IF NOT EXISTS {} (_rid INTEGER PRIMARY KEY AUTOINCREMENT)",
+            quoted(&object.name)
+        ))?;
+        let mut known = Vec::new();
+        let mut columns = connection.prepare(&format!("PRAGMA table_info({})", quoted(&object.name)))?;
+        let mut rows = columns.query([])?;
+        while let Some(row) = rows.next()? {
+            known.push(row.get::<_, String>(1)?);
+        }
+        for field in object.stored() {
+            if !known.iter().any(|name| name.eq_ignore_ascii_case(&field.name)) {
+                let sql = format!(
+                    "ALTER TABLE {} ADD COLUMN {} {}",
+                    quoted(&object.name),
+                    quoted(&field.name),
+                    column_type(field)
+                );
+                connection.execute_batch(&sql)?;
+            }
+            let unique = if field.kind == Kind::Id { "UNIQUE " } else { "" };
+            let wanted = field.id_lookup || field.unique || !field.targets.is_empty() || field.name == "SystemModstamp";
+            if wanted && !matches!(field.name.as_str(), "CreatedById" | "LastModifiedById" | "OwnerId") {
+                connection.execute_batch(&format!(
+                    "CREATE {unique}INDEX IF NOT EXISTS {} ON {} ({})",
+                    quoted(&format!("{}.{}", object.name, field.name)),
+                    quoted(&object.name),
+                    quoted(&field.name)
+                ))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn column_type(field: &Field) -> &'static str {
+    match field.kind {
+        Kind::Boolean if !field.nillable => "INTEGER NOT NULL DEFAULT 0",
+        Kind::Boolean | Kind::Int => "INTEGER",
+        kind if kind.numeric() => "REAL",
+        Kind::Id | Kind::Reference | Kind::Date | Kind::Datetime | Kind::Time | Kind::Base64 => "TEXT",
+        _ if field.case_sensitive => "TEXT",
+        _ => "TEXT COLLATE NOCASE",
+    }
+}
+
+/// Returns a name as SQL takes it.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Serial numbers of the objects: how the next id of each is found without asking the table.
+pub(crate) type Serials = HashMap<String, u64>;
+
+/// A hand on the org's records, inside one transaction.
+pub(crate) struct Store<'o> {
+    pub(crate) schema: &'o Schema,
+    pub(crate) connection: &'o Connection,
+    pub(crate) serials: &'o mut Serials,
+    pub(crate) user: &'o str,
+    pub(crate) now: String,
+}
+
+impl Store<'_> {
+    /// Runs `write` so that either all of it stays or none.
+    pub(crate) fn atomically<T>(&mut self, write: impl FnOnce(&mut Self) -> Answered<T>) -> Answered<T> {
+        self.connection.execute_batch("SAVEPOINT record")?;
+        let result = write(self);
+        if result.is_err() {
+            self.connection.execute_batch("ROLLBACK TO record")?;
+        }
+        self.connection.execute_batch("RELEASE record")?;
+        result
+    }
+
+    /// Creates a record and returns its id.
+    pub(crate) fn insert(&mut self, object: &Object, values: &Map<String, Value>) -> Answered<String> {
+        let mut row = self.checked(object, values, true)?;
+        let missing: Vec<&str> = object
+            .stored()
+            .filter(|field| {
+                field.required() && !row.iter().any(|(known, value)| known.name == field.name && *value != Sql::Null)
+            })
+            .map(|field| field.name.as_str())
+            .collect();
+        if !missing.is_empty() {
+            let mut error = ApiError::new(
+                400,
+                "REQUIRED_FIELD_MISSING",
+                format!("Required fields are missing: [{}]", missing.join(", ")),
+            );
+            error.fields = missing.iter().map(|name| (*name).to_owned()).collect();
+            return Err(error);
+        }
+        self.check_uniqueness(object, &row, None)?;
+        let serial = self.next_serial(object)?;
+        let id = id::make(&object.prefix, serial);
+        for field in object.stored() {
+            if row.iter().any(|(known, _)| known.name == field.name) {
+                continue;
+            }
+            if let Some(value) = self.default_of(field, serial, &id)? {
+                row.push((field, value));
+            }
+        }
+        full_name(object, &mut row, &[]);
+        let columns: Vec<String> = row.iter().map(|(field, _)| quoted(&field.name)).collect();
+        let marks = vec!["?"; row.len() + 1].join(",");
+        let sql = format!("INSERT INTO {} (_rid,{}) VALUES ({marks})", quoted(&object.name), columns.join(","));
+        let serial_value = Sql::Integer(serial.cast_signed());
+        let values = std::iter::once(serial_value).chain(row.into_iter().map(|(_, value)| value));
+        self.connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
+        Ok(id)
+    }
+
+    /// Changes a record.
+    pub(crate) fn update(&mut self, object: &Object, id: &str, values: &Map<String, Value>) -> Answered<()> {
+        let id = id::normal(id).filter(|id| id.starts_with(&object.prefix)).ok_or_else(|| malformed_id(id))?;
+        self.require_alive(object, &id)?;
+        let mut row = self.checked(object, values, false)?;
+        let emptied: Vec<String> = row
+            .iter()
+            .filter(|(field, value)| {
+                *value == Sql::Null && (field.required() || (field.name_field && field.createable && !object.custom))
+            })
+            .map(|(field, _)| field.name.clone())
+            .collect();
+        if !emptied.is_empty() {
+            let message = format!("Required fields are missing: [{}]", emptied.join(", "));
+            return Err(ApiError { fields: emptied, ..ApiError::new(400, "REQUIRED_FIELD_MISSING", message) });
+        }
+        self.check_uniqueness(object, &row, Some(&id))?;
+        if row.iter().any(|(field, _)| field.name == "FirstName" || field.name == "LastName") {
+            let before = self.names(object, &id)?;
+            full_name(object, &mut row, &before);
+        }
+        for (name, value) in [
+            ("LastModifiedDate", &self.now),
+            ("SystemModstamp", &self.now),
+            ("LastModifiedById", &self.user.to_owned()),
+        ] {
+            if let Some(field) = object.field(name) {
+                row.push((field, Sql::Text(value.clone())));
+            }
+        }
+        let sets: Vec<String> = row.iter().map(|(field, _)| format!("{}=?", quoted(&field.name))).collect();
+        let sql = format!("UPDATE {} SET {} WHERE \"Id\"=?", quoted(&object.name), sets.join(","));
+        let values = row.into_iter().map(|(_, value)| value).chain(std::iter::once(Sql::Text(id)));
+        self.connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
+        Ok(())
+    }
+
+    /// Creates or changes the record whose `key` field holds `value`; returns its id and whether it is new.
+    pub(crate) fn upsert(
+        &mut self,
+        object: &Object,
+        key: &Field,
+        value: &Value,
+        values: &Map<String, Value>,
+    ) -> Answered<(String, bool)> {
+        let found = self.find_by_key(object, key, value)?;
+        match found.as_slice() {
+            [] => {
+                let mut values = values.clone();
+                if key.kind == Kind::Id && *value != Value::Null {
+                    return Err(ApiError::new(404, "NOT_FOUND", "The requested resource does not exist"));
+                }
+                if key.kind != Kind::Id {
+                    values.insert(key.name.clone(), value.clone());
+                }
+                Ok((self.insert(object, &values)?, true))
+            }
+            [id] => {
+                let mut values = values.clone();
+                values.retain(|name, _| !name.eq_ignore_ascii_case(&key.name));
+                // A parent that can't be changed may still be named in an upsert if it stays the same.
+                self.update(object, id, &values)?;
+                Ok((id.clone(), false))
+            }
+            several => Err(ApiError::on(
+                &key.name,
+                "DUPLICATE_EXTERNAL_ID",
+                format!("{}: more than one record found for external id field: [{}]", key.name, several.join(", ")),
+            )),
+        }
+    }
+
+    /// Returns the ids of the live records whose `key` holds `value`.
+    pub(crate) fn find_by_key(&self, object: &Object, key: &Field, value: &Value) -> Answered<Vec<String>> {
+        let value = coerce(self.schema, &Field { targets: Vec::new(), ..key.clone() }, value)?;
+        if value == Sql::Null {
+            return Ok(Vec::new());
+        }
+        let alive = if object.setup { "" } else { " AND \"IsDeleted\"=0" };
+        let sql = format!("SELECT \"Id\" FROM {} WHERE {}=?{alive} LIMIT 10", quoted(&object.name), quoted(&key.name));
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let ids = statement.query_map([value], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        Ok(ids)
+    }
+
+    /// Moves a record, and what hangs on it, to the recycle bin; `hard` removes it for good.
+    pub(crate) fn delete(&mut self, object: &Object, id: &str, hard: bool) -> Answered<()> {
+        let id = id::normal(id).filter(|id| id.starts_with(&object.prefix)).ok_or_else(|| malformed_id(id))?;
+        if object.setup {
+            return Err(ApiError::new(
+                400,
+                "INSUFFICIENT_ACCESS_OR_READONLY",
+                "insufficient access rights on object id",
+            ));
+        }
+        self.require_alive(object, &id)?;
+        self.remove(object, &id, hard, 0)
+    }
+
+    fn remove(&mut self, object: &Object, id: &str, hard: bool, depth: usize) -> Answered<()> {
+        let schema = self.schema;
+        for (child, field) in schema.children(&object.name).filter(|(child, _)| !child.setup && depth < 8) {
+            if field.name == "MasterRecordId" {
+                continue;
+            }
+            let (table, column) = (quoted(&child.name), quoted(&field.name));
+            if field.cascade {
+                let sql = format!("SELECT \"Id\" FROM {table} WHERE {column}=? AND \"IsDeleted\"=0");
+                let ids: Vec<String> = self
+                    .connection
+                    .prepare_cached(&sql)?
+                    .query_map([id], |row| row.get(0))?
+                    .collect::<rusqlite::Result<_>>()?;
+                for id in ids {
+                    self.remove(child, &id, hard, depth + 1)?;
+                }
+            } else if field.updateable {
+                let sql = format!(
+                    "UPDATE {table} SET {column}=NULL, \"SystemModstamp\"=?, \"LastModifiedDate\"=? WHERE {column}=?"
+                );
+                self.connection.prepare_cached(&sql)?.execute([&self.now, &self.now, id])?;
+            }
+        }
+        let table = quoted(&object.name);
+        if hard {
+            self.connection.prepare_cached(&format!("DELETE FROM {table} WHERE \"Id\"=?"))?.execute([id])?;
+        } else {
+            let sql = format!(
+                "UPDATE {table} SET \"IsDeleted\"=1, \"SystemModstamp\"=?, \"LastModifiedDate\"=?, \"LastModifiedById\"=? \
+                 WHERE \"Id\"=?"
+            );
+            self.connection.prepare_cached(&sql)?.execute([&self.now, &self.now, self.user, id])?;
+        }
+        Ok(())
+    }
+
+    /// Checks that the record is there and not in the recycle bin.
+    fn require_alive(&self, object: &Object, id: &str) -> Answered<()> {
+        let deleted = if object.setup { "0" } else { "\"IsDeleted\"" };
+        let sql = format!("SELECT {deleted} FROM {} WHERE \"Id\"=?", quoted(&object.name));
+        let found: Option<bool> = self.connection.prepare_cached(&sql)?.query_row([id], |row| row.get(0)).optional()?;
+        match found {
+            Some(false) => Ok(()),
+            Some(true) => Err(ApiError::new(404, "ENTITY_IS_DELETED", "entity is deleted")),
+            None => Err(ApiError::new(404, "INVALID_CROSS_REFERENCE_KEY", "invalid cross reference id")),
+        }
+    }
+
+    /// Checks the values of a record against the fields they are for.
+    fn checked<'s>(
+        &self,
+        object: &'s Object,
+        values: &Map<String, Value>,
+        inserting: bool,
+    ) -> Answered<Vec<(&'s Field, Sql)>> {
+        let mut row: Vec<(&Field, Sql)> = Vec::with_capacity(values.len());
+        for (name, value) in values {
+            if name == "attributes" || (name.eq_ignore_ascii_case("id") && value.is_null()) {
+                continue;
+            }
+            let Some(field) = object.field(name) else {
+                row.push(self.by_external_id(object, name, value)?);
+                continue;
+            };
+            let writable = if inserting { field.createable } else { field.updateable };
+            if field.kind == Kind::Id && inserting {
+                let message = "cannot specify Id in an insert call";
+                return Err(ApiError::on("Id", "INVALID_FIELD_FOR_INSERT_UPDATE", message));
+            }
+            if !writable {
+                let message = format!(
+                    "Unable to create/update fields: {}. Please check the security settings of this field and verify \
+                     that it is read/write for your profile or permission set.",
+                    field.name
+                );
+                return Err(ApiError::on(&field.name, "INVALID_FIELD_FOR_INSERT_UPDATE", message));
+            }
+            let value = coerce(self.schema, field, value)?;
+            self.check_reference(field, &value)?;
+            // A checkbox and a field with a default take their default for an explicit null on insert.
+            if value == Sql::Null && field.kind == Kind::Boolean {
+                continue;
+            }
+            row.retain(|(known, _)| known.name != field.name);
+            row.push((field, value));
+        }
+        Ok(row)
+    }
+
+    /// Resolves `"Account": {"Ext__c": "A-1"}` to the id of the parent.
+    fn by_external_id<'s>(&self, object: &'s Object, name: &str, value: &Value) -> Answered<(&'s Field, Sql)> {
+        let unknown = || {
+            let message = format!("No such column '{name}' on sobject of type {}", object.name);
+            ApiError::new(400, "INVALID_FIELD", message)
+        };
+        let field = object.parent(name).ok_or_else(unknown)?;
+        if value.is_null() {
+            return Ok((field, Sql::Null));
+        }
+        let parts = value.as_object().ok_or_else(unknown)?;
+        let wanted = parts.get("attributes").and_then(|attributes| attributes["type"].as_str());
+        let target = wanted.map_or_else(|| field.targets.last().map(String::as_str), Some).unwrap_or_default();
+        let parent = self.schema.object(target).ok_or_else(unknown)?;
+        let (key, value) = parts.iter().find(|(name, _)| *name != "attributes").ok_or_else(unknown)?;
+        let key = parent.field(key).filter(|key| key.id_lookup).ok_or_else(|| {
+            let message = format!("{key} is not an External ID or indexed field for {}", parent.name);
+            ApiError::new(400, "INVALID_FIELD", message)
+        })?;
+        match self.find_by_key(parent, key, value)?.as_slice() {
+            [id] => Ok((field, Sql::Text(id.clone()))),
+            [] => {
+                let value = value.as_str().map_or_else(|| value.to_string(), str::to_lowercase);
+                let message = format!(
+                    "Foreign key external ID: {value} not found for field {} in entity {}",
+                    key.name, parent.name
+                );
+                Err(ApiError::new(400, "INVALID_FIELD", message))
+            }
+            ids => {
+                let message =
+                    format!("{}: more than one record found for external id field: [{}]", key.name, ids.join(", "));
+                Err(ApiError::on(&field.name, "DUPLICATE_EXTERNAL_ID", message))
+            }
+        }
+    }
+
+    fn check_reference(&self, field: &Field, value: &Sql) -> Answered<()> {
+        let Sql::Text(id) = value else { return Ok(()) };
+        if field.kind != Kind::Reference {
+            return Ok(());
+        }
+        let Some(target) = self.schema.by_id(id) else { return Ok(()) };
+        let alive = if target.setup { "" } else { " AND \"IsDeleted\"=0" };
+        let sql = format!("SELECT 1 FROM {} WHERE \"Id\"=?{alive}", quoted(&target.name));
+        let found = self.connection.prepare_cached(&sql)?.exists([id])?;
+        if found {
+            Ok(())
+        } else {
+            Err(ApiError::on(&field.name, "INVALID_CROSS_REFERENCE_KEY", "invalid cross reference id"))
+        }
+    }
+
+    fn check_uniqueness(&self, object: &Object, row: &[(&Field, Sql)], own: Option<&str>) -> Answered<()> {
+        for (field, value) in row.iter().filter(|(field, value)| field.unique && *value != Sql::Null) {
+            let alive = if object.setup { "" } else { " AND \"IsDeleted\"=0" };
+            let sql = format!(
+                "SELECT \"Id\" FROM {} WHERE {}=?1{alive} AND \"Id\" IS NOT ?2 LIMIT 1",
+                quoted(&object.name),
+                quoted(&field.name)
+            );
+            let holder: Option<String> = self
+                .connection
+                .prepare_cached(&sql)?
+                .query_row(rusqlite::params![value, own], |row| row.get(0))
+                .optional()?;
+            if let Some(holder) = holder {
+                let message = format!(
+                    "duplicate value found: {} duplicates value on record with id: {}",
+                    field.name,
+                    &holder[..15]
+                );
+                return Err(ApiError::new(400, "DUPLICATE_VALUE", message));
+            }
+        }
+        Ok(())
+    }
+
+    fn next_serial(&mut self, object: &Object) -> Answered<u64> {
+        let last = match self.serials.get(&object.name) {
+            Some(last) => *last,
+            None => self
+                .connection
+                .query_row("SELECT seq FROM sqlite_sequence WHERE name=?", [&object.name], |row| row.get::<_, i64>(0))
+                .optional()?
+                .unwrap_or_default()
+                .cast_unsigned(),
+        };
+        self.serials.insert(object.name.clone(), last + 1);
+        Ok(last + 1)
+    }
+
+    fn default_of(&self, field: &Field, serial: u64, id: &str) -> Answered<Option<Sql>> {
+        let text = |text: &str| Some(Sql::Text(text.to_owned()));
+        if let Some(format) = &field.auto_number {
+            return Ok(Some(Sql::Text(auto_number(format, serial))));
+        }
+        Ok(match field.name.as_str() {
+            "Id" => text(id),
+            "CreatedDate" | "LastModifiedDate" | "SystemModstamp" => text(&self.now),
+            "CreatedById" | "LastModifiedById" | "OwnerId" => text(self.user),
+            "Name" if field.defaulted && field.createable => text(id),
+            _ => match (&field.default, field.values.iter().find(|value| value.default)) {
+                (_, Some(value)) => text(&value.value),
+                (Some(default), None) if field.kind == Kind::Boolean => {
+                    Some(Sql::Integer(i64::from(default == "true")))
+                }
+                (Some(default), None) if field.createable => {
+                    let plain = default.trim().trim_matches(['"', '\'']);
+                    coerce(self.schema, field, &Value::String(plain.to_owned())).ok()
+                }
+                _ => None,
+            },
+        })
+    }
+
+    fn names(&self, object: &Object, id: &str) -> Answered<Vec<(String, String)>> {
+        let sql = format!("SELECT \"FirstName\", \"LastName\" FROM {} WHERE \"Id\"=?", quoted(&object.name));
+        let names: [Option<String>; 2] = self.connection.query_row(&sql, [id], |row| Ok([row.get(0)?, row.get(1)?]))?;
+        let [first, last] = names.map(Option::unwrap_or_default);
+        Ok(vec![("FirstName".to_owned(), first), ("LastName".to_owned(), last)])
+    }
+}
+
+/// Sets the read-only name of a person from its parts; parts that the row lacks come from `before`.
+fn full_name<'s>(object: &'s Object, row: &mut Vec<(&'s Field, Sql)>, before: &[(String, String)]) {
+    let Some(name) = object.field("Name").filter(|field| !field.createable && object.field("LastName").is_some())
+    else {
+        return;
+    };
+    let part = |wanted: &str| {
+        row.iter()
+            .find(|(field, _)| field.name == wanted)
+            .map(|(_, value)| if let Sql::Text(text) = value { text.clone() } else { String::new() })
+            .or_else(|| before.iter().find(|(name, _)| name == wanted).map(|(_, text)| text.clone()))
+            .unwrap_or_default()
+    };
+    let full = format!("{} {}", part("FirstName"), part("LastName")).trim().to_owned();
+    row.push((name, Sql::Text(full)));
+}
+
+/// Fills the number into a display format such as `A-{0000}`.
+fn auto_number(format: &str, serial: u64) -> String {
+    let Some((before, rest)) = format.split_once('{') else { return serial.to_string() };
+    let Some((zeros, after)) = rest.split_once('}') else { return serial.to_string() };
+    format!("{before}{serial:0width$}{after}", width = zeros.len())
+}
+
+/// The refusal of something that is no id of the object.
+pub(crate) fn malformed_id(id: &str) -> ApiError {
+    let message = format!("Provided external ID field does not exist or is not accessible: {id}");
+    ApiError::new(404, "NOT_FOUND", message)
+}

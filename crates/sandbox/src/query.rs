@@ -691,20 +691,19 @@ impl<'o> Compiler<'o> {
                 .unwrap_or_else(|| (*step).to_owned());
             stem = if stem.is_empty() { (*step).to_owned() } else { format!("{stem}.{step}") };
             let at = place.iter().position(|slot| matches!(slot, Slot::Parent { key: known, .. } if *known == key));
-            let at = match at {
-                Some(at) => at,
-                None => {
-                    let tables = self.tables_at(&stem, name.offset)?;
-                    let types = tables
-                        .into_iter()
-                        .map(|table| {
-                            let id = format!("{}.\"Id\"", self.tables[table].alias);
-                            (self.tables[table].object.name.clone(), self.column(id))
-                        })
-                        .collect();
-                    place.push(Slot::Parent { key, types, slots: Vec::new() });
-                    place.len() - 1
-                }
+            let at = if let Some(at) = at {
+                at
+            } else {
+                let tables = self.tables_at(&stem, name.offset)?;
+                let types = tables
+                    .into_iter()
+                    .map(|table| {
+                        let id = format!("{}.\"Id\"", self.tables[table].alias);
+                        (self.tables[table].object.name.clone(), self.column(id))
+                    })
+                    .collect();
+                place.push(Slot::Parent { key, types, slots: Vec::new() });
+                place.len() - 1
             };
             let Some(Slot::Parent { slots, .. }) = place.get_mut(at) else { return Ok(()) };
             place = slots;
@@ -924,12 +923,11 @@ impl Plan {
         let mut record = Map::new();
         let id = self.columns.iter().position(|column| column == "t0.\"Id\"");
         let id: Option<String> = id.map(|column| row.get(column + 1)).transpose()?;
-        let id = match id {
-            Some(id) => id,
-            None => {
-                let object = context.schema.object(&self.object).ok_or_else(ApiError::not_found)?;
-                id::make(&object.prefix, row.get::<_, i64>(0)?.cast_unsigned())
-            }
+        let id = if let Some(id) = id {
+            id
+        } else {
+            let object = context.schema.object(&self.object).ok_or_else(ApiError::not_found)?;
+            id::make(&object.prefix, row.get::<_, i64>(0)?.cast_unsigned())
         };
         record.insert("attributes".to_owned(), attributes(context, &self.object, &id));
         fill(context, &self.shape, row, &mut record)?;

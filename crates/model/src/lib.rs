@@ -17,6 +17,7 @@ mod class;
 mod entity;
 mod fingerprint;
 mod outcome;
+mod text;
 mod types;
 
 pub use change::{ChangeBatch, Op, Position};
@@ -24,4 +25,5 @@ pub use class::Class;
 pub use entity::{Entity, Field, Picklist};
 pub use fingerprint::{Fingerprint, row_text};
 pub use outcome::{Outcome, RecordError};
+pub use text::{Column, text_of};
 pub use types::{Conversion, Type};

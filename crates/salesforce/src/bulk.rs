@@ -1,0 +1,230 @@
+//! Bulk API 2.0: jobs whose rows travel as CSV, through files on our side, never whole in memory.
+
+use std::path::Path;
+
+use futures::StreamExt as _;
+use outbound::{Body, Request};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::client::Client;
+use crate::error::Error;
+
+/// Largest CSV body of one ingest job, in bytes.
+///
+/// The org counts 150 MB after base64, which can add half again; 100 MB of raw CSV always fits.
+/// Source: Bulk API 2.0 Developer Guide, "Upload Job Data".
+pub const MAX_UPLOAD_BYTES: u64 = 100_000_000;
+
+/// Which of the two kinds of job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Reads.
+    Query,
+    /// Writes.
+    Ingest,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Ingest => "ingest",
+        }
+    }
+}
+
+/// What an ingest job does with its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Creates records.
+    Insert,
+    /// Changes records by `Id`.
+    Update,
+    /// Creates or changes records by an external id.
+    Upsert {
+        /// The field.
+        external_id: String,
+    },
+    /// Deletes records by `Id`.
+    Delete,
+}
+
+/// The state of a job.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Job {
+    /// Its id.
+    pub id: String,
+    /// `Open`, `UploadComplete`, `InProgress`, `JobComplete`, `Aborted` or `Failed`.
+    pub state: String,
+    /// Rows done so far.
+    #[serde(default)]
+    pub number_records_processed: u64,
+    /// Rows refused so far.
+    #[serde(default)]
+    pub number_records_failed: u64,
+    /// Why it failed.
+    pub error_message: Option<String>,
+}
+
+impl Job {
+    /// True when the org has done with it, well or badly.
+    pub fn ended(&self) -> bool {
+        matches!(self.state.as_str(), "JobComplete" | "Aborted" | "Failed")
+    }
+
+    /// Returns the job if it was done, and its reason if it was not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::JobFailed`] for a job that failed or was aborted.
+    pub fn completed(self) -> Result<Self, Error> {
+        match self.state.as_str() {
+            "Aborted" | "Failed" => Err(Error::JobFailed {
+                job: self.id,
+                state: self.state,
+                message: self.error_message.unwrap_or_default(),
+            }),
+            _ => Ok(self),
+        }
+    }
+}
+
+/// Which file of results of an ingest job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Results {
+    /// Rows written, with `sf__Id` and `sf__Created`.
+    Successful,
+    /// Rows refused, with `sf__Id` and `sf__Error`.
+    Failed,
+    /// Rows that the org did not come to.
+    Unprocessed,
+}
+
+/// Where the next page of a query's results begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextPage(pub Option<String>);
+
+impl Client {
+    fn jobs(&self, kind: Kind, rest: &str) -> String {
+        self.path(&format!("jobs/{}{rest}", kind.word()))
+    }
+
+    /// Creates a query job.
+    pub async fn create_query_job(&self, soql: &str, deleted: bool) -> Result<Job, Error> {
+        let operation = if deleted { "queryAll" } else { "query" };
+        let body = json!({"operation": operation, "query": soql});
+        self.json(&Request::new("POST", self.jobs(Kind::Query, "")).json(&body)).await
+    }
+
+    /// Creates an ingest job.
+    pub async fn create_ingest_job(&self, object: &str, operation: &Operation) -> Result<Job, Error> {
+        let mut body = json!({"object": object, "contentType": "CSV", "lineEnding": "LF", "columnDelimiter": "COMMA"});
+        body["operation"] = match operation {
+            Operation::Insert => "insert",
+            Operation::Update => "update",
+            Operation::Upsert { .. } => "upsert",
+            Operation::Delete => "delete",
+        }
+        .into();
+        if let Operation::Upsert { external_id } = operation {
+            body["externalIdFieldName"] = external_id.as_str().into();
+        }
+        self.json(&Request::new("POST", self.jobs(Kind::Ingest, "")).json(&body)).await
+    }
+
+    /// Sends a CSV file of at most [`MAX_UPLOAD_BYTES`] as the rows of an open job.
+    pub async fn upload(&self, job: &str, csv: &Path) -> Result<(), Error> {
+        let mut request = Request::new("PUT", self.jobs(Kind::Ingest, &format!("/{job}/batches")));
+        request = request.header("content-type", "text/csv; charset=UTF-8");
+        request.body = Body::File(csv.to_owned());
+        // A second upload is refused, so a broken one ends the job.
+        request.idempotent = false;
+        self.send(&request).await.map(drop)
+    }
+
+    /// Says that the rows are complete.
+    pub async fn close(&self, job: &str) -> Result<Job, Error> {
+        let body = json!({"state": "UploadComplete"});
+        self.json(&Request::new("PATCH", self.jobs(Kind::Ingest, &format!("/{job}"))).json(&body)).await
+    }
+
+    /// Ends a job that runs.
+    pub async fn abort(&self, kind: Kind, job: &str) -> Result<Job, Error> {
+        let body = json!({"state": "Aborted"});
+        self.json(&Request::new("PATCH", self.jobs(kind, &format!("/{job}"))).json(&body)).await
+    }
+
+    /// Removes a job and its results.
+    pub async fn remove_job(&self, kind: Kind, job: &str) -> Result<(), Error> {
+        self.send(&Request::new("DELETE", self.jobs(kind, &format!("/{job}")))).await.map(drop)
+    }
+
+    /// Returns the state of a job.
+    pub async fn job(&self, kind: Kind, job: &str) -> Result<Job, Error> {
+        self.json(&Request::get(self.jobs(kind, &format!("/{job}")))).await
+    }
+
+    /// Waits until the org has done with a job. Dropping the future stops waiting, not the job.
+    ///
+    /// The first questions come quickly, for small jobs; then one every `poll_interval`.
+    pub async fn wait_for(&self, kind: Kind, job: &str) -> Result<Job, Error> {
+        let mut pause = (self.settings().poll_interval / 40).max(std::time::Duration::from_millis(5));
+        loop {
+            let state = self.job(kind, job).await?;
+            if state.ended() {
+                return Ok(state);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(self.settings().poll_interval);
+        }
+    }
+
+    /// Writes a page of a query's results to `file` and returns where the next begins.
+    pub async fn query_results(
+        &self,
+        job: &str,
+        locator: Option<&str>,
+        max_records: usize,
+        file: &Path,
+    ) -> Result<NextPage, Error> {
+        let mut path = self.jobs(Kind::Query, &format!("/{job}/results?maxRecords={max_records}"));
+        if let Some(locator) = locator {
+            path.push_str("&locator=");
+            path.push_str(locator);
+        }
+        let request = Request::get(path).header("accept", "text/csv");
+        let mut tries = 0;
+        loop {
+            let response = self.send(&request).await?;
+            let next = response.header("sforce-locator").filter(|locator| *locator != "null").map(str::to_owned);
+            match spool(response, file).await {
+                // The body broke off: the page is asked for again, whole.
+                Err(error) if error.class().is_transient() && tries < 3 => tries += 1,
+                result => return result.map(|()| NextPage(next)),
+            }
+        }
+    }
+
+    /// Writes results of an ingest job to `file`, as CSV.
+    pub async fn ingest_results(&self, job: &str, which: Results, file: &Path) -> Result<(), Error> {
+        let part = match which {
+            Results::Successful => "successfulResults",
+            Results::Failed => "failedResults",
+            Results::Unprocessed => "unprocessedrecords",
+        };
+        let request = Request::get(self.jobs(Kind::Ingest, &format!("/{job}/{part}/"))).header("accept", "text/csv");
+        spool(self.send(&request).await?, file).await
+    }
+}
+
+async fn spool(response: outbound::Response, file: &Path) -> Result<(), Error> {
+    let mut file = tokio::fs::File::create(file).await.map_err(Error::Spool)?;
+    let mut body = response.stream();
+    while let Some(chunk) = body.next().await {
+        file.write_all(&chunk?).await.map_err(Error::Spool)?;
+    }
+    file.flush().await.map_err(Error::Spool)
+}

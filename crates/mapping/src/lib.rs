@@ -1,1 +1,11 @@
-//! Mapping files: expressions, rules, checks against both catalogs.
+//! Mapping files: what they say, whether it can work, and the work on batches.
+//!
+//! A [`Definition`] is a file as written. [`Plan::new`] checks it against both catalogs and returns either
+//! every problem at once, each pointing at its line, or a plan that maps batches a column at a time.
+
+mod definition;
+mod evaluate;
+mod plan;
+
+pub use definition::{Definition, Direction, External, Mistake, OnFail, Pair, Rule, Salesforce};
+pub use plan::{Mapped, Parents, Plan};

@@ -1,1 +1,412 @@
-//! The state store: runs, checkpoints, links, dead letters, audit.
+//! What Bridgehead remembers: runs, checkpoints, links with their base, dead letters, work in progress.
+//!
+//! One trait's worth of methods over SQLite; PostgreSQL for a fleet comes behind the same methods.
+//! Everything that one written batch changes is committed in one transaction, so that a crash leaves
+//! either all of it or nothing.
+
+mod schema;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, Utc};
+use model::Class;
+use rusqlite::{Connection, OptionalExtension as _, params};
+use serde::{Deserialize, Serialize};
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file can't be opened, read or written.
+    #[error("the state file {path} cannot be used")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: rusqlite::Error,
+    },
+    /// A newer Bridgehead wrote the file.
+    #[error("the state file {path} was written by a newer version (format {found}, this one knows {known})")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// Another run of the sync is going on.
+    #[error("another run of {sync} is going on; this one leaves it alone")]
+    Busy {
+        /// The sync.
+        sync: String,
+    },
+    /// The lock or the folder can't be made.
+    #[error("{path} cannot be written")]
+    Folder {
+        /// The path.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Returns what the caller can do.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Busy { .. } => Class::Stopped,
+            _ => Class::Internal,
+        }
+    }
+}
+
+/// What the store returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// How far a sync has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// End of the last window whose rows all have an outcome.
+    pub since: Option<String>,
+    /// Window in progress: its end, whether it is a full read, and the position reached in it.
+    pub open: Option<Open>,
+}
+
+/// A window in progress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    /// The run that began it; links that it saw carry this number.
+    pub run: i64,
+    /// True when it reads everything.
+    pub full: bool,
+    /// Its end, where the source has a cursor.
+    pub until: Option<String>,
+    /// The last position before which every row has an outcome.
+    pub position: Option<String>,
+    /// Rows before that position.
+    pub rows: u64,
+}
+
+/// The tie between a Salesforce record and its external record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Key of the record in the source.
+    pub source: String,
+    /// Key of the record in the target.
+    pub target: String,
+    /// Fingerprint of each field as last agreed, 8 bytes each in the mapping's order.
+    pub base: Vec<u8>,
+}
+
+/// A change that could not be applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Its number; 0 before it is stored.
+    pub id: i64,
+    /// The sync.
+    pub sync: String,
+    /// The run that met it.
+    pub run: i64,
+    /// `dead`, or `parked` while it waits for its parent.
+    pub state: String,
+    /// Key of the record in the source.
+    pub key: String,
+    /// `upsert` or `delete`.
+    pub op: String,
+    /// The whole source record, as a JSON object of texts and nulls.
+    pub record: String,
+    /// Code of the reason.
+    pub code: String,
+    /// The reason.
+    pub message: String,
+    /// When, in RFC 3339.
+    pub at: String,
+}
+
+/// A run, for people and machines to look at.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its number.
+    pub id: i64,
+    /// The sync.
+    pub sync: String,
+    /// When it began, in RFC 3339.
+    pub started: String,
+    /// When it ended; `None` while it goes on, or after a crash.
+    pub ended: Option<String>,
+    /// `running`, `green`, `red` or `stopped`.
+    pub outcome: String,
+    /// Counts and timings, as JSON.
+    pub body: String,
+}
+
+/// What one written batch changes.
+#[derive(Debug, Default)]
+pub struct Commit {
+    /// Links made or renewed.
+    pub links: Vec<Link>,
+    /// Source keys whose links are gone.
+    pub unlinked: Vec<String>,
+    /// Changes that could not be applied.
+    pub dead: Vec<DeadLetter>,
+    /// Dead letters that were applied at last.
+    pub released: Vec<i64>,
+    /// The new checkpoint.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// The store; clones share one connection.
+#[derive(Debug, Clone)]
+pub struct Store {
+    path: Arc<PathBuf>,
+    connection: Arc<Mutex<Connection>>,
+}
+
+/// Held while a sync runs; the operating system lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct RunLock(#[expect(dead_code, reason = "held for its lock")] std::fs::File);
+
+impl Store {
+    /// Opens the store, making the file and its folder, and brings its format up to date.
+    ///
+    /// # Errors
+    ///
+    /// A file that can't be used, or that a newer version wrote.
+    pub fn open(path: &Path) -> Result<Self> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder).map_err(|source| Error::Folder { path: folder.to_owned(), source })?;
+        let unusable = |source| Error::Unusable { path: path.to_owned(), source };
+        let mut connection = Connection::open(path).map_err(unusable)?;
+        connection
+            .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=10000;")
+            .map_err(unusable)?;
+        let found = schema::migrate(&mut connection).map_err(unusable)?;
+        if found > schema::FORMAT {
+            return Err(Error::Newer { path: path.to_owned(), found, known: schema::FORMAT });
+        }
+        Ok(Self { path: Arc::new(path.to_owned()), connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let mut connection: MutexGuard<'_, Connection> = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut connection).map_err(|source| Error::Unusable { path: self.path.as_ref().clone(), source })
+    }
+
+    /// Takes the right to run a sync.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] when somebody else has it.
+    pub fn lock(&self, sync: &str) -> Result<RunLock> {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{sync}.lock"));
+        let path = self.path.with_file_name(name);
+        let folder = |source| Error::Folder { path: path.clone(), source };
+        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(folder)?;
+        match file.try_lock() {
+            Ok(()) => Ok(RunLock(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(Error::Busy { sync: sync.to_owned() }),
+            Err(std::fs::TryLockError::Error(source)) => Err(folder(source)),
+        }
+    }
+
+    /// Notes that a run begins, and returns its number.
+    pub fn begin_run(&self, sync: &str, now: DateTime<Utc>) -> Result<i64> {
+        self.with(|db| {
+            db.execute(
+                "INSERT INTO run (sync, started, outcome, body) VALUES (?1, ?2, 'running', '{}')",
+                params![sync, now.to_rfc3339()],
+            )?;
+            Ok(db.last_insert_rowid())
+        })
+    }
+
+    /// Notes how a run ended.
+    pub fn end_run(&self, run: i64, outcome: &str, body: &str, now: DateTime<Utc>) -> Result<()> {
+        self.with(|db| {
+            let sql = "UPDATE run SET ended = ?2, outcome = ?3, body = ?4 WHERE id = ?1";
+            db.execute(sql, params![run, now.to_rfc3339(), outcome, body]).map(drop)
+        })
+    }
+
+    /// Returns the newest runs, newest first.
+    pub fn runs(&self, limit: u32) -> Result<Vec<Run>> {
+        self.with(|db| {
+            let sql = "SELECT id, sync, started, ended, outcome, body FROM run ORDER BY id DESC LIMIT ?1";
+            db.prepare(sql)?
+                .query_map([limit], |row| {
+                    Ok(Run {
+                        id: row.get(0)?,
+                        sync: row.get(1)?,
+                        started: row.get(2)?,
+                        ended: row.get(3)?,
+                        outcome: row.get(4)?,
+                        body: row.get(5)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// Returns how far a sync has come.
+    pub fn checkpoint(&self, sync: &str) -> Result<Checkpoint> {
+        let body: Option<String> = self.with(|db| {
+            db.query_row("SELECT body FROM checkpoint WHERE sync = ?1", [sync], |row| row.get(0)).optional()
+        })?;
+        Ok(body.and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default())
+    }
+
+    /// Returns the links of these source keys.
+    pub fn links(&self, mapping: &str, sources: &[&str]) -> Result<HashMap<String, Link>> {
+        self.with(|db| {
+            let mut statement =
+                db.prepare_cached("SELECT target, base FROM link WHERE mapping = ?1 AND source = ?2")?;
+            let mut found = HashMap::new();
+            for source in sources {
+                let link = statement
+                    .query_row(params![mapping, source], |row| {
+                        Ok(Link { source: (*source).to_owned(), target: row.get(0)?, base: row.get(1)? })
+                    })
+                    .optional()?;
+                found.extend(link.map(|link| ((*source).to_owned(), link)));
+            }
+            Ok(found)
+        })
+    }
+
+    /// Stores all that a written batch changes, in one transaction. Links are marked as seen in `run`.
+    pub fn commit(&self, sync: &str, mapping: &str, run: i64, commit: &Commit) -> Result<()> {
+        self.with(|db| {
+            let transaction = db.transaction()?;
+            {
+                let mut link = transaction.prepare_cached(
+                    "INSERT INTO link (mapping, source, target, base, seen) VALUES (?1, ?2, ?3, ?4, ?5)
+                     ON CONFLICT (mapping, source) DO UPDATE SET target = ?3, base = ?4, seen = ?5",
+                )?;
+                for Link { source, target, base } in &commit.links {
+                    link.execute(params![mapping, source, target, base, run])?;
+                }
+                let mut unlink = transaction.prepare_cached("DELETE FROM link WHERE mapping = ?1 AND source = ?2")?;
+                for source in &commit.unlinked {
+                    unlink.execute(params![mapping, source])?;
+                }
+                let mut seen =
+                    transaction.prepare_cached("UPDATE link SET seen = ?3 WHERE mapping = ?1 AND source = ?2")?;
+                // A later version of the same record takes the place of the one that waits.
+                let mut replaced =
+                    transaction.prepare_cached("DELETE FROM dead_letter WHERE sync = ?1 AND key = ?2")?;
+                let mut dead = transaction.prepare_cached(
+                    "INSERT INTO dead_letter (sync, run, state, key, op, record, code, message, at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                )?;
+                for link in &commit.links {
+                    replaced.execute(params![sync, link.source])?;
+                }
+                for letter in &commit.dead {
+                    // It is in the source still: a refusal must not look like a deletion.
+                    seen.execute(params![mapping, letter.key, run])?;
+                    replaced.execute(params![sync, letter.key])?;
+                    dead.execute(params![
+                        sync,
+                        run,
+                        letter.state,
+                        letter.key,
+                        letter.op,
+                        letter.record,
+                        letter.code,
+                        letter.message,
+                        letter.at
+                    ])?;
+                }
+                let mut release = transaction.prepare_cached("DELETE FROM dead_letter WHERE id = ?1")?;
+                for id in &commit.released {
+                    release.execute([id])?;
+                }
+            }
+            if let Some(checkpoint) = &commit.checkpoint {
+                let body = serde_json::to_string(checkpoint)
+                    .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+                transaction
+                    .execute("INSERT OR REPLACE INTO checkpoint (sync, body) VALUES (?1, ?2)", params![sync, body])?;
+            }
+            transaction.commit()
+        })
+    }
+
+    /// Returns the number of links of a mapping, and how many of them `run` has not seen.
+    pub fn unseen(&self, mapping: &str, run: i64) -> Result<(u64, u64)> {
+        self.with(|db| {
+            let sql = "SELECT count(*), count(*) FILTER (WHERE seen != ?2) FROM link WHERE mapping = ?1";
+            db.query_row(sql, params![mapping, run], |row| {
+                Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned()))
+            })
+        })
+    }
+
+    /// Returns at most `limit` links that `run` has not seen.
+    pub fn unseen_links(&self, mapping: &str, run: i64, limit: usize) -> Result<Vec<Link>> {
+        self.with(|db| {
+            let sql =
+                "SELECT source, target, base FROM link WHERE mapping = ?1 AND seen != ?2 ORDER BY source LIMIT ?3";
+            db.prepare_cached(sql)?
+                .query_map(params![mapping, run, limit as i64], |row| {
+                    Ok(Link { source: row.get(0)?, target: row.get(1)?, base: row.get(2)? })
+                })?
+                .collect()
+        })
+    }
+
+    /// Returns the dead letters of a sync, or of all, oldest first; only those in `state` if it is given.
+    pub fn dead_letters(&self, sync: Option<&str>, state: Option<&str>) -> Result<Vec<DeadLetter>> {
+        self.with(|db| {
+            let sql = "SELECT id, sync, run, state, key, op, record, code, message, at FROM dead_letter
+                       WHERE (?1 IS NULL OR sync = ?1) AND (?2 IS NULL OR state = ?2) ORDER BY id";
+            db.prepare_cached(sql)?
+                .query_map(params![sync, state], |row| {
+                    Ok(DeadLetter {
+                        id: row.get(0)?,
+                        sync: row.get(1)?,
+                        run: row.get(2)?,
+                        state: row.get(3)?,
+                        key: row.get(4)?,
+                        op: row.get(5)?,
+                        record: row.get(6)?,
+                        code: row.get(7)?,
+                        message: row.get(8)?,
+                        at: row.get(9)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// Forgets a dead letter; false when there is none of this number.
+    pub fn drop_dead_letter(&self, id: i64) -> Result<bool> {
+        self.with(|db| Ok(db.execute("DELETE FROM dead_letter WHERE id = ?1", [id])? > 0))
+    }
+
+    /// Remembers a piece of work at the other side.
+    pub fn begin_work(&self, sync: &str, work: &str) -> Result<()> {
+        self.with(|db| db.execute("INSERT OR REPLACE INTO work (sync, work) VALUES (?1, ?2)", [sync, work]).map(drop))
+    }
+
+    /// Returns the work that was begun and not ended.
+    pub fn unfinished_work(&self, sync: &str) -> Result<Vec<String>> {
+        self.with(|db| {
+            db.prepare("SELECT work FROM work WHERE sync = ?1 ORDER BY rowid")?
+                .query_map([sync], |row| row.get(0))?
+                .collect()
+        })
+    }
+
+    /// Forgets a piece of work.
+    pub fn end_work(&self, sync: &str, work: &str) -> Result<()> {
+        self.with(|db| db.execute("DELETE FROM work WHERE sync = ?1 AND work = ?2", [sync, work]).map(drop))
+    }
+}
+
+#[cfg(test)]
+mod tests;

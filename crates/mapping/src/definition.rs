@@ -1,0 +1,159 @@
+//! A mapping file as written.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_saphyr::Spanned;
+
+/// Which way a sync moves records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// From Salesforce to the external system.
+    ToExternal,
+    /// From the external system to Salesforce.
+    ToSalesforce,
+}
+
+/// Pairs one Salesforce object with one external entity.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Definition {
+    /// Name of the mapping.
+    pub mapping: String,
+    /// Number that grows with each change of the file.
+    pub version: u32,
+    /// The Salesforce side.
+    pub salesforce: Salesforce,
+    /// The external side.
+    pub external: External,
+    /// Pairs of fields; the two keys are paired without being listed.
+    pub fields: Vec<Pair>,
+    /// Checks on the records of the source.
+    #[serde(default)]
+    pub rules: Vec<Rule>,
+}
+
+/// The Salesforce side of a mapping.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Salesforce {
+    /// Name of the connection.
+    pub connection: String,
+    /// API name of the object.
+    #[schemars(with = "String")]
+    pub object: Spanned<String>,
+    /// Field that identifies a record: an external id, or `Id`.
+    #[schemars(with = "String")]
+    pub key: Spanned<String>,
+    /// Condition in SOQL on the records to read.
+    #[serde(default, rename = "where")]
+    pub filter: Option<String>,
+}
+
+/// The external side of a mapping.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct External {
+    /// Name of the connection.
+    pub connection: String,
+    /// Name of the entity, such as `public.customers`.
+    #[schemars(with = "String")]
+    pub entity: Spanned<String>,
+    /// Field that identifies a record.
+    #[schemars(with = "String")]
+    pub key: Spanned<String>,
+    /// Condition in the system's own language on the records to read.
+    #[serde(default, rename = "where")]
+    pub filter: Option<String>,
+    /// Field that moves forward with every change; without it every run reads everything.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub cursor: Option<Spanned<String>>,
+    /// Creates the entity, after the Salesforce fields, when it is missing.
+    #[serde(default)]
+    pub create: bool,
+}
+
+/// A pair of fields, or a field that is computed one way.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pair {
+    /// The Salesforce field.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub salesforce: Option<Spanned<String>>,
+    /// The external field.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub external: Option<Spanned<String>>,
+    /// SQL expression over the Salesforce fields that gives the external value; `value` is the paired field.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub to_external: Option<Spanned<String>>,
+    /// SQL expression over the external fields that gives the Salesforce value; `value` is the paired field.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub to_salesforce: Option<Spanned<String>>,
+    /// Mapping of the parent: the field holds the parent's key on either side.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub lookup: Option<Spanned<String>>,
+}
+
+/// A check on the records of the source.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Name, which becomes the reason of a dead letter.
+    pub name: String,
+    /// SQL expression over the source's fields; a record for which it is false fails.
+    #[schemars(with = "String")]
+    pub check: Spanned<String>,
+    /// What becomes of a record that fails.
+    #[serde(default)]
+    pub on_fail: OnFail,
+}
+
+/// What becomes of a record that fails a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFail {
+    /// It is kept aside with the rule as its reason.
+    #[default]
+    DeadLetter,
+    /// It is written all the same, and counted.
+    Warn,
+}
+
+/// Something wrong in a mapping file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{line}:{column}: {message}")]
+pub struct Mistake {
+    /// Line, from 1.
+    pub line: u64,
+    /// Column, from 1.
+    pub column: u64,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl Mistake {
+    pub(crate) fn at<T>(place: &Spanned<T>, message: impl Into<String>) -> Self {
+        Self { line: place.referenced.line(), column: place.referenced.column(), message: message.into() }
+    }
+}
+
+impl Definition {
+    /// Reads a mapping file.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is no YAML, or no mapping.
+    pub fn parse(text: &str) -> Result<Self, Mistake> {
+        serde_saphyr::from_str(text).map_err(|error| {
+            let (line, column) = error.location().map_or((1, 1), |place| (place.line(), place.column()));
+            let message = error.without_snippet().to_string();
+            Mistake { line, column, message }
+        })
+    }
+}

@@ -1,0 +1,528 @@
+//! A mapping checked against both catalogs and made ready for batches.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use datafusion::physical_expr::PhysicalExpr;
+use model::{Conversion, Entity, Field, RecordError, Type};
+use serde_saphyr::Spanned;
+
+use crate::definition::{Definition, Direction, Mistake, OnFail, Pair};
+use crate::evaluate::{Language, evaluate, fit, passes};
+
+/// What a mapping may know of the others: each one's name with the Salesforce key of its records.
+pub type Parents<'p> = &'p dyn Fn(&str) -> Option<String>;
+
+/// Where the values of a target column come from.
+enum From {
+    /// A source column, as it is.
+    Column(usize),
+    /// An expression; `value` is the paired source column.
+    Expression { run: Arc<dyn PhysicalExpr>, kind: DataType, value: Option<usize> },
+}
+
+struct Output {
+    from: From,
+    field: Field,
+    required: bool,
+}
+
+struct Check {
+    name: String,
+    run: Arc<dyn PhysicalExpr>,
+    on_fail: OnFail,
+}
+
+/// A mapping in one direction, ready to map batches.
+pub struct Plan {
+    /// Fields to read, the key first; a dotted one is a field of the parent.
+    pub source_fields: Vec<String>,
+    /// Field of the target that identifies a record.
+    pub target_key: String,
+    /// Target columns that hold references to parents.
+    pub parent_columns: Vec<String>,
+    /// Conversions that can lose something, each a sentence.
+    pub conversions: Vec<String>,
+    outputs: Vec<Output>,
+    checks: Vec<Check>,
+    schema: SchemaRef,
+}
+
+/// A mapped batch.
+#[derive(Debug)]
+pub struct Mapped {
+    /// The rows that can be written, in the target's fields.
+    pub records: RecordBatch,
+    /// For each of them, its row in the source batch.
+    pub rows: Vec<usize>,
+    /// The rows that can't, with the reason.
+    pub refused: Vec<(usize, RecordError)>,
+    /// Rows that failed a rule which only warns.
+    pub warnings: u64,
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan")
+            .field("source_fields", &self.source_fields)
+            .field("target_key", &self.target_key)
+            .finish_non_exhaustive()
+    }
+}
+
+fn unknown(entity: &Entity, name: &Spanned<String>) -> Mistake {
+    let hint = entity.nearest(&name.value).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+    let message = format!("{} has no field {:?} that this login can see{hint}", entity.name, name.value);
+    Mistake::at(name, message)
+}
+
+impl Plan {
+    /// Checks a mapping against the two entities and makes it ready.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it, in the order of the file.
+    pub fn new(
+        definition: &Definition,
+        direction: Direction,
+        source: &Entity,
+        target: &Entity,
+        parents: Parents<'_>,
+    ) -> Result<Self, Vec<Mistake>> {
+        let mut planner =
+            Planner { direction, source, target, mistakes: Vec::new(), language: Language::new(), fields: Vec::new() };
+        let plan = planner.plan(definition, parents);
+        match plan {
+            Some(plan) if planner.mistakes.is_empty() => Ok(plan),
+            _ => Err(planner.mistakes),
+        }
+    }
+
+    /// Maps a batch whose columns are [`Self::source_fields`]. A row that can't be mapped is set aside with
+    /// its reason; the others go on.
+    ///
+    /// # Errors
+    ///
+    /// When a batch has other columns than it should.
+    pub fn apply(&self, batch: &RecordBatch) -> Result<Mapped, ArrowError> {
+        let rows = batch.num_rows();
+        let mut reasons: Vec<Option<RecordError>> = vec![None; rows];
+        let mut warnings = 0;
+        let mut refuse = |row: usize, error: RecordError| {
+            if let Some(reason) = reasons.get_mut(row).filter(|reason| reason.is_none()) {
+                *reason = Some(error);
+            }
+        };
+        for check in &self.checks {
+            let values = evaluate(&check.run, &DataType::Boolean, batch, &mut refuse);
+            let Some(passed) = passes(&values) else { continue };
+            for row in (0..rows).filter(|row| passed.is_valid(*row) && !passed.value(*row)) {
+                match check.on_fail {
+                    OnFail::Warn => warnings += 1,
+                    OnFail::DeadLetter => refuse(
+                        row,
+                        RecordError::rejected("RULE_FAILED", format!("the rule {} does not hold", check.name)),
+                    ),
+                }
+            }
+        }
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.outputs.len());
+        for output in &self.outputs {
+            let values = match &output.from {
+                From::Column(index) => Arc::clone(batch.column(*index)),
+                From::Expression { run, kind, value } => {
+                    let batch = with_value(batch, *value)?;
+                    evaluate(run, kind, &batch, &mut refuse)
+                }
+            };
+            columns.push(fit(values, &output.field, output.required, &mut refuse));
+        }
+        let all = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
+        let keep: BooleanArray = reasons.iter().map(|reason| Some(reason.is_none())).collect();
+        let records = filter_record_batch(&all, &keep)?;
+        let rows = (0..rows).filter(|row| keep.value(*row)).collect();
+        let refused = reasons.into_iter().enumerate().filter_map(|(row, reason)| Some((row, reason?))).collect();
+        Ok(Mapped { records, rows, refused, warnings })
+    }
+
+    /// Maps the keys of a batch of deletions, whose first column is the source's key; the key of the target
+    /// is its only column.
+    ///
+    /// # Errors
+    ///
+    /// When a batch has other columns than it should.
+    pub fn apply_keys(&self, keys: &ArrayRef) -> Result<RecordBatch, ArrowError> {
+        let output = &self.outputs[0];
+        let values = fit(Arc::clone(keys), &output.field, false, &mut |_, _| {});
+        RecordBatch::try_new(Arc::new(Schema::new(vec![self.schema.field(0).clone()])), vec![values])
+    }
+}
+
+fn with_value(batch: &RecordBatch, value: Option<usize>) -> Result<RecordBatch, ArrowError> {
+    let Some(index) = value else { return Ok(batch.clone()) };
+    let mut fields: Vec<_> = batch.schema_ref().fields().iter().cloned().collect();
+    fields.push(Arc::new(arrow::datatypes::Field::new("value", batch.column(index).data_type().clone(), true)));
+    let mut columns = batch.columns().to_vec();
+    columns.push(Arc::clone(batch.column(index)));
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}
+
+struct Planner<'p> {
+    direction: Direction,
+    source: &'p Entity,
+    target: &'p Entity,
+    mistakes: Vec<Mistake>,
+    language: Language,
+    /// Fields to read, with their types.
+    fields: Vec<(String, Type)>,
+}
+
+/// An output before all the fields to read are known.
+struct Draft {
+    field: Field,
+    required: bool,
+    column: Option<usize>,
+    expression: Option<Spanned<String>>,
+}
+
+impl Planner<'_> {
+    fn plan(&mut self, definition: &Definition, parents: Parents<'_>) -> Option<Plan> {
+        let (salesforce, external) = (&definition.salesforce.key, &definition.external.key);
+        let (source_key, target_key) = match self.direction {
+            Direction::ToExternal => (salesforce, external),
+            Direction::ToSalesforce => (external, salesforce),
+        };
+        let mut drafts = Vec::new();
+        let mut parent_columns = Vec::new();
+        let mut conversions = Vec::new();
+        if let Some(draft) = self.key(source_key, target_key) {
+            drafts.push(draft);
+        }
+        for pair in &definition.fields {
+            if let Some(draft) = self.pair(pair, parents) {
+                if drafts.iter().any(|other: &Draft| other.field.name == draft.field.name) {
+                    let place = pair.salesforce.as_ref().or(pair.external.as_ref())?;
+                    self.mistakes.push(Mistake::at(place, format!("{} is written twice", draft.field.name)));
+                }
+                if pair.lookup.is_some() {
+                    parent_columns.push(draft.field.name.clone());
+                }
+                drafts.push(draft);
+            }
+        }
+        let written: BTreeSet<&str> =
+            drafts.iter().map(|draft| draft.field.name.split('.').next().unwrap_or_default()).collect();
+        for field in self.target.fields.iter().filter(|field| field.needs_value()) {
+            let relationship = field.relationship.as_deref().unwrap_or_default();
+            if !written.contains(field.name.as_str()) && !written.contains(relationship) {
+                let message = format!("{} needs a value for {}, and no field gives one", self.target.name, field.name);
+                self.mistakes.push(Mistake::at(target_key, message));
+            }
+        }
+        // Fields that only expressions name are read, too.
+        let everything = self.all_fields();
+        let texts = drafts.iter().filter_map(|draft| draft.expression.clone().map(|text| (text, draft.column)));
+        let rules = definition.rules.iter().map(|rule| (rule.check.clone(), None));
+        for (text, value) in texts.chain(rules).collect::<Vec<_>>() {
+            let mut fields: Vec<_> = everything.fields().iter().cloned().collect();
+            if let Some(column) = value {
+                fields.push(Arc::new(arrow::datatypes::Field::new("value", self.fields[column].1.arrow(), true)));
+            }
+            match self.language.parse(&text.value, &Arc::new(Schema::new(fields))) {
+                Ok((_, columns)) => {
+                    for name in columns.iter().filter(|name| *name != "value") {
+                        let kind = self.source.field(name)?.kind;
+                        self.read(name, kind);
+                    }
+                }
+                Err(message) => self.mistakes.push(Mistake::at(&text, message)),
+            }
+        }
+        if !self.mistakes.is_empty() {
+            return None;
+        }
+        let fields: Vec<_> =
+            self.fields.iter().map(|(name, kind)| arrow::datatypes::Field::new(name, kind.arrow(), true)).collect();
+        let mut outputs = Vec::new();
+        for draft in drafts {
+            let from = match (&draft.expression, draft.column) {
+                (None, Some(column)) => From::Column(column),
+                (None, None) => continue,
+                (Some(text), value) => {
+                    let mut fields = fields.clone();
+                    fields.extend(
+                        value.map(|column| arrow::datatypes::Field::new("value", self.fields[column].1.arrow(), true)),
+                    );
+                    let (run, kind) = self.compile(text, &Arc::new(Schema::new(fields)))?;
+                    From::Expression { run, kind, value }
+                }
+            };
+            let kind = match &from {
+                From::Column(column) => Some(self.fields[*column].1),
+                From::Expression { kind, .. } => Type::from_arrow(kind),
+            };
+            let place = draft.expression.as_ref().unwrap_or(target_key);
+            match kind.map(|kind| (kind, kind.conversion_to(draft.field.kind))) {
+                Some((kind, Conversion::Checked)) => conversions.push(format!(
+                    "{} is {}, its values are {kind}: one that does not fit exactly becomes a dead letter",
+                    draft.field.name, draft.field.kind
+                )),
+                Some((_, Conversion::Same | Conversion::Lossless)) => {}
+                Some((kind, _)) => {
+                    let message = format!(
+                        "{} is {}, and {kind} can't become that; give an expression that converts it",
+                        draft.field.name, draft.field.kind
+                    );
+                    self.mistakes.push(Mistake::at(place, message));
+                }
+                // An expression that is always null.
+                None => {}
+            }
+            outputs.push(Output { from, field: draft.field, required: draft.required });
+        }
+        let schema = Schema::new(fields);
+        let mut checks = Vec::new();
+        for rule in &definition.rules {
+            let (run, kind) = self.compile(&rule.check, &Arc::new(schema.clone()))?;
+            if kind != DataType::Boolean {
+                self.mistakes
+                    .push(Mistake::at(&rule.check, format!("the rule {} gives {kind}, not true or false", rule.name)));
+            }
+            checks.push(Check { name: rule.name.clone(), run, on_fail: rule.on_fail });
+        }
+        let columns: Vec<_> = outputs
+            .iter()
+            .map(|output| arrow::datatypes::Field::new(&output.field.name, output.field.kind.arrow(), true))
+            .collect();
+        Some(Plan {
+            source_fields: self.fields.iter().map(|(name, _)| name.clone()).collect(),
+            target_key: outputs.first()?.field.name.clone(),
+            parent_columns,
+            conversions,
+            outputs,
+            checks,
+            schema: Arc::new(Schema::new(columns)),
+        })
+    }
+
+    fn compile(&mut self, text: &Spanned<String>, schema: &SchemaRef) -> Option<(Arc<dyn PhysicalExpr>, DataType)> {
+        let compiled = self
+            .language
+            .parse(&text.value, schema)
+            .and_then(|(expression, _)| self.language.compile(expression, schema));
+        compiled.map_err(|message| self.mistakes.push(Mistake::at(text, message))).ok()
+    }
+
+    fn all_fields(&self) -> SchemaRef {
+        let fields =
+            self.source.fields.iter().map(|field| arrow::datatypes::Field::new(&field.name, field.kind.arrow(), true));
+        Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+    }
+
+    /// Notes that a field is to be read, and returns its column.
+    fn read(&mut self, name: &str, kind: Type) -> usize {
+        if let Some(at) = self.fields.iter().position(|(known, _)| known == name) {
+            return at;
+        }
+        self.fields.push((name.to_owned(), kind));
+        self.fields.len() - 1
+    }
+
+    fn source_field(&mut self, name: &Spanned<String>) -> Option<Field> {
+        let found = self.source.field(&name.value).cloned();
+        if found.is_none() {
+            self.mistakes.push(unknown(self.source, name));
+        }
+        found
+    }
+
+    fn target_field(&mut self, name: &Spanned<String>) -> Option<Field> {
+        let found = self.target.field(&name.value).cloned();
+        match &found {
+            None => self.mistakes.push(unknown(self.target, name)),
+            Some(field) if !field.createable && !field.updateable => {
+                let why = if field.calculated { "it is computed there" } else { "it is read-only for this login" };
+                self.mistakes.push(Mistake::at(name, format!("{} can't be written: {why}", field.name)));
+            }
+            Some(_) => {}
+        }
+        found
+    }
+
+    fn key(&mut self, source: &Spanned<String>, target: &Spanned<String>) -> Option<Draft> {
+        let from = self.source_field(source)?;
+        let column = self.read(&from.name, from.kind);
+        let Some(field) = self.target.field(&target.value).cloned() else {
+            self.mistakes.push(unknown(self.target, target));
+            return None;
+        };
+        if !field.unique && !self.target.key.contains(&field.name) {
+            let message = format!(
+                "{} of {} is not unique, so it can't identify a record; make it a primary key, a unique column or an external id",
+                field.name, self.target.name
+            );
+            self.mistakes.push(Mistake::at(target, message));
+        }
+        Some(Draft { field, required: true, column: Some(column), expression: None })
+    }
+
+    fn pair(&mut self, pair: &Pair, parents: Parents<'_>) -> Option<Draft> {
+        let (source, target, expression) = match self.direction {
+            Direction::ToExternal => (&pair.salesforce, &pair.external, &pair.to_external),
+            Direction::ToSalesforce => (&pair.external, &pair.salesforce, &pair.to_salesforce),
+        };
+        // A field that only the other direction writes.
+        let target = target.as_ref()?;
+        if source.is_none() && expression.is_none() {
+            return None;
+        }
+        if let (Some(parent), Some(source)) = (&pair.lookup, source) {
+            return self.lookup(source, target, parent, parents);
+        }
+        let column = match source {
+            Some(name) => {
+                let field = self.source_field(name)?;
+                Some(self.read(&field.name, field.kind))
+            }
+            None => None,
+        };
+        let field = self.target_field(target)?;
+        if expression.is_none() {
+            let kind = self.fields[column?].1;
+            if kind.conversion_to(field.kind) == Conversion::Impossible {
+                let message = format!(
+                    "{} is {}, and {kind} can't become that; give an expression that converts it",
+                    field.name, field.kind
+                );
+                self.mistakes.push(Mistake::at(target, message));
+                return None;
+            }
+        }
+        let required = field.needs_value();
+        Some(Draft { field, required, column, expression: expression.clone() })
+    }
+
+    /// A reference is carried as the parent's key: in Salesforce a field behind the relationship, unless
+    /// that key is the record's own id.
+    fn lookup(
+        &mut self,
+        source: &Spanned<String>,
+        target: &Spanned<String>,
+        parent: &Spanned<String>,
+        parents: Parents<'_>,
+    ) -> Option<Draft> {
+        let Some(key) = parents(&parent.value) else {
+            self.mistakes.push(Mistake::at(parent, format!("there is no mapping {:?}", parent.value)));
+            return None;
+        };
+        let (from, mut field) = (self.source_field(source)?, self.target_field(target)?);
+        let dotted =
+            |field: &Field| field.relationship.as_ref().filter(|_| key != "Id").map(|name| format!("{name}.{key}"));
+        let column = match self.direction {
+            Direction::ToExternal => {
+                let name = dotted(&from).unwrap_or(from.name);
+                self.read(&name, Type::Text)
+            }
+            Direction::ToSalesforce => {
+                if let Some(name) = dotted(&field) {
+                    field.name = name;
+                    field.length = None;
+                }
+                self.read(&from.name, from.kind)
+            }
+        };
+        let required = field.needs_value();
+        Some(Draft { field, required, column: Some(column), expression: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray as _, Int64Array, StringArray};
+
+    use super::*;
+
+    fn entities() -> (Entity, Entity) {
+        let account = Entity::new("Account").with_key(["Id"]).with_fields([
+            Field { unique: true, external_id: true, ..Field::new("Ext__c", Type::Text) },
+            Field { length: Some(10), ..Field::new("Name", Type::Text).required() },
+            Field::new("Amount", Type::Decimal { precision: 18, scale: 2 }),
+            Field { calculated: true, createable: false, updateable: false, ..Field::new("Total", Type::Float) },
+            Field::new("Day", Type::Date),
+        ]);
+        let table = Entity::new("t").with_key(["id"]).with_fields([
+            Field::new("id", Type::Text).required(),
+            Field::new("name", Type::Text),
+            Field::new("n", Type::Integer),
+        ]);
+        (table, account)
+    }
+
+    fn definition(fields: &str) -> Definition {
+        let text = format!(
+            "mapping: m\nversion: 1\nsalesforce: {{connection: crm, object: Account, key: Ext__c}}\n\
+             external: {{connection: erp, entity: t, key: id}}\nfields:\n{fields}\n"
+        );
+        Definition::parse(&text).expect("a mapping")
+    }
+
+    #[test]
+    fn mistakes_point_at_their_line_and_all_are_told() {
+        let (table, account) = entities();
+        let definition = definition(
+            "  - {salesforce: Nmae, external: name}\n  - {salesforce: Total, external: n}\n  - {salesforce: Day, external: n}\n  \
+             - {salesforce: Amount, external: n, to_salesforce: \"uper(value)\"}",
+        );
+        let mistakes =
+            Plan::new(&definition, Direction::ToSalesforce, &table, &account, &|_| None).expect_err("mistakes");
+        let found: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        for (line, part) in [
+            ("6:18", "did you mean Name"),
+            ("7:18", "computed"),
+            ("8:18", "integer can't become"),
+            ("9:", "uper"),
+            ("3:", "needs a value for Name"),
+        ] {
+            assert!(
+                found.iter().any(|text| text.starts_with(line) && text.contains(part)),
+                "{line} {part}: {found:#?}"
+            );
+        }
+        let broken = Definition::parse("mapping: m\nversion: one\n").expect_err("no number");
+        assert_eq!(broken.line, 2, "{broken}");
+    }
+
+    #[test]
+    fn bad_rows_are_set_aside_and_the_rest_goes_on() {
+        let (table, account) = entities();
+        let mut definition = definition(
+            "  - {salesforce: Name, external: name, to_salesforce: \"upper(value)\"}\n  - {salesforce: Amount, external: n, to_salesforce: \"100 / n\"}",
+        );
+        definition.rules = serde_saphyr::from_str("[{name: not_x, check: \"name != 'x'\"}]").expect("a rule");
+        let plan = Plan::new(&definition, Direction::ToSalesforce, &table, &account, &|_| None).expect("a plan");
+        assert_eq!(plan.source_fields, ["id", "name", "n"]);
+        let long = "much too long".to_owned();
+        let batch = RecordBatch::try_from_iter([
+            (
+                "id",
+                Arc::new(StringArray::from(vec![Some("1"), Some("2"), Some("3"), Some("4"), None, Some("6")]))
+                    as ArrayRef,
+            ),
+            ("name", Arc::new(StringArray::from(vec![Some("a"), Some("b"), Some(&long), None, Some("e"), Some("x")]))),
+            ("n", Arc::new(Int64Array::from(vec![Some(5), Some(0), Some(1), Some(1), None, Some(1)]))),
+        ])
+        .expect("a batch");
+        let mapped = plan.apply(&batch).expect("mapped");
+        assert_eq!(mapped.rows, [0]);
+        assert_eq!(mapped.records.column(1).as_string::<i32>().value(0), "A");
+        let codes: Vec<&str> = mapped.refused.iter().map(|(_, error)| error.code.as_str()).collect();
+        assert_eq!(
+            codes,
+            ["EXPRESSION_FAILED", "STRING_TOO_LONG", "REQUIRED_FIELD_MISSING", "REQUIRED_FIELD_MISSING", "RULE_FAILED"]
+        );
+    }
+}

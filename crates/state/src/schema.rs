@@ -1,0 +1,33 @@
+//! The tables, and the steps from one format of the file to the next.
+
+use rusqlite::Connection;
+
+/// The steps; the format of a file is the number of steps that it has taken.
+const STEPS: &[&str] = &["
+    CREATE TABLE run (id INTEGER PRIMARY KEY AUTOINCREMENT, sync TEXT NOT NULL, started TEXT NOT NULL, ended TEXT,
+                      outcome TEXT NOT NULL, body TEXT NOT NULL);
+    CREATE TABLE checkpoint (sync TEXT PRIMARY KEY, body TEXT NOT NULL);
+    CREATE TABLE link (mapping TEXT NOT NULL, source TEXT NOT NULL, target TEXT NOT NULL, base BLOB NOT NULL,
+                       seen INTEGER NOT NULL, UNIQUE (mapping, source));
+    CREATE TABLE dead_letter (id INTEGER PRIMARY KEY AUTOINCREMENT, sync TEXT NOT NULL, run INTEGER NOT NULL,
+                              state TEXT NOT NULL, key TEXT NOT NULL, op TEXT NOT NULL, record TEXT NOT NULL,
+                              code TEXT NOT NULL, message TEXT NOT NULL, at TEXT NOT NULL);
+    CREATE INDEX dead_letter_key ON dead_letter (sync, key);
+    CREATE TABLE work (sync TEXT NOT NULL, work TEXT NOT NULL, UNIQUE (sync, work));
+"];
+
+/// The format that this version writes.
+pub(crate) const FORMAT: i64 = STEPS.len() as i64;
+
+/// Takes the steps that the file has not taken, each in a transaction, and returns its format.
+pub(crate) fn migrate(connection: &mut Connection) -> rusqlite::Result<i64> {
+    let mut format: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    while let Some(step) = usize::try_from(format).ok().and_then(|at| STEPS.get(at)) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        format += 1;
+        transaction.pragma_update(None, "user_version", format)?;
+        transaction.commit()?;
+    }
+    Ok(format)
+}

@@ -49,10 +49,11 @@ async fn read(
         deleted: false,
         batch_rows: 7,
     };
-    let count = endpoint.count(&read).await.expect("a count");
-    let batches: Vec<_> =
-        endpoint.read(read).await.expect("a read").map(|batch| batch.expect("a batch")).collect().await;
-    assert_eq!(batches.iter().map(|batch| batch.len() as u64).sum::<u64>(), count, "rows read are rows counted");
+    let whole = read.from.is_none().then_some(endpoint.count(&read).await.expect("a count"));
+    let batches = endpoint.read(read).await.expect("a read").map(|batch| batch.expect("a batch"));
+    let batches: Vec<_> = batches.filter(|batch| futures::future::ready(!batch.is_empty())).collect().await;
+    let rows = batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
+    assert!(whole.is_none_or(|whole| whole == rows), "{rows} rows read, {whole:?} counted");
     batches
 }
 

@@ -86,7 +86,8 @@ pub struct Read {
     pub batch_rows: usize,
 }
 
-/// Batches of a read, each with the position that it brings us to.
+/// Batches of a read. One without a position brings us to no place to go on from; one may be empty, only
+/// to tell a position.
 pub type Batches = BoxStream<'static, Result<ChangeBatch>>;
 
 /// Where changes are written.
@@ -133,7 +134,7 @@ pub trait Source: Catalog {
     /// Returns the end of a window that begins now; `None` when the entity has no cursor.
     async fn now(&self, entity: &Entity) -> Result<Option<String>>;
 
-    /// Returns how many rows a read has, by the system's own count.
+    /// Returns how many rows a read has from its very beginning, by the system's own count.
     async fn count(&self, read: &Read) -> Result<u64>;
 
     /// Starts a read. Dropping the stream stops it and leaves nothing running.

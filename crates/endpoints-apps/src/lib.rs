@@ -1,1 +1,3 @@
 //! Endpoints for applications: Salesforce.
+
+pub mod salesforce;

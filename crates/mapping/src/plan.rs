@@ -41,6 +41,8 @@ struct Check {
 pub struct Plan {
     /// Fields to read, the key first; a dotted one is a field of the parent.
     pub source_fields: Vec<String>,
+    /// Types of those fields.
+    pub source_kinds: Vec<Type>,
     /// Field of the target that identifies a record.
     pub target_key: String,
     /// Target columns that hold references to parents.
@@ -147,18 +149,6 @@ impl Plan {
         let rows = (0..rows).filter(|row| keep.value(*row)).collect();
         let refused = reasons.into_iter().enumerate().filter_map(|(row, reason)| Some((row, reason?))).collect();
         Ok(Mapped { records, rows, refused, warnings })
-    }
-
-    /// Maps the keys of a batch of deletions, whose first column is the source's key; the key of the target
-    /// is its only column.
-    ///
-    /// # Errors
-    ///
-    /// When a batch has other columns than it should.
-    pub fn apply_keys(&self, keys: &ArrayRef) -> Result<RecordBatch, ArrowError> {
-        let output = &self.outputs[0];
-        let values = fit(Arc::clone(keys), &output.field, false, &mut |_, _| {});
-        RecordBatch::try_new(Arc::new(Schema::new(vec![self.schema.field(0).clone()])), vec![values])
     }
 }
 
@@ -300,6 +290,7 @@ impl Planner<'_> {
             .collect();
         Some(Plan {
             source_fields: self.fields.iter().map(|(name, _)| name.clone()).collect(),
+            source_kinds: self.fields.iter().map(|(_, kind)| *kind).collect(),
             target_key: outputs.first()?.field.name.clone(),
             parent_columns,
             conversions,

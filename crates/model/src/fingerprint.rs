@@ -21,7 +21,7 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// Adds one row, given as its canonical text.
     pub fn add(&mut self, row: &str) {
-        let hash = fnv(row.as_bytes());
+        let hash = digest(row.as_bytes());
         self.rows += 1;
         self.sum = self.sum.wrapping_add(hash);
         self.mix = self.mix.wrapping_add(hash.rotate_left(23).wrapping_mul(0x9E37_79B9_7F4A_7C15));
@@ -35,8 +35,8 @@ impl Fingerprint {
     }
 }
 
-/// 64-bit FNV-1a with a finishing mix: quick, and good enough to tell sets of rows apart.
-fn fnv(bytes: &[u8]) -> u64 {
+/// Returns a 64-bit digest: FNV-1a with a finishing mix, quick and the same in every version.
+pub fn digest(bytes: &[u8]) -> u64 {
     let mut hash = bytes
         .iter()
         .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3));

@@ -57,7 +57,14 @@ impl JsonTable {
     }
 }
 
+/// Finds a value; a dotted name leads through the parent, which may be null.
 fn find<'r>(record: &'r Map<String, Value>, name: &str) -> Option<&'r Value> {
+    if let Some((relationship, rest)) = name.split_once('.') {
+        return match find(record, relationship)? {
+            Value::Object(parent) => find(parent, rest),
+            other => Some(other),
+        };
+    }
     record.get(name).or_else(|| record.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value))
 }
 

@@ -1,0 +1,86 @@
+//! A Salesforce org: reads by REST or Bulk query, writes by collections or Bulk ingest, by volume.
+
+mod convert;
+mod sink;
+mod source;
+
+use std::sync::Arc;
+
+use ::salesforce::{Client, Error as OrgError, Object};
+use async_trait::async_trait;
+use endpoint::{Capabilities, Catalog, Error, Journal, Result};
+use model::{Class, Entity};
+
+/// From how many rows on a Bulk job costs fewer calls and less time than REST.
+pub const DEFAULT_BULK_ROWS: u64 = 2_000;
+
+/// An org.
+#[derive(Clone)]
+pub struct Org {
+    client: Client,
+    journal: Arc<dyn Journal>,
+    bulk_rows: u64,
+}
+
+impl std::fmt::Debug for Org {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Org").field("bulk_rows", &self.bulk_rows).finish_non_exhaustive()
+    }
+}
+
+impl Org {
+    /// Returns an endpoint over a client. Reads and writes of at least `bulk_rows` rows become Bulk jobs,
+    /// whose ids `journal` remembers.
+    pub fn new(client: Client, journal: Arc<dyn Journal>, bulk_rows: u64) -> Self {
+        Self { client, journal, bulk_rows }
+    }
+
+    async fn object(&self, name: &str) -> Result<Arc<Object>> {
+        let described = self.client.describe(name).await;
+        described.map_err(|error| match error.code() {
+            Some("NOT_FOUND" | "INVALID_TYPE") => {
+                Error::new(Class::Mapping, format!("the org has no object {name} that this login can see"))
+            }
+            _ => failed(format!("cannot describe {name}"))(error),
+        })
+    }
+}
+
+/// Wraps an error with what was being done.
+fn failed(what: impl Into<String>) -> impl FnOnce(OrgError) -> Error {
+    let what = what.into();
+    move |error| Error::new(error.class(), what).caused_by(error)
+}
+
+#[async_trait]
+impl Catalog for Org {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            tells_deletes: true,
+            group_by_parent: true,
+            references_by_external_id: true,
+            creates_entities: false,
+            write_rows: 50_000,
+        }
+    }
+
+    async fn entities(&self) -> Result<Vec<String>> {
+        let objects = self.client.objects().await.map_err(failed("cannot list the objects"))?;
+        let mut names: Vec<String> =
+            objects.into_iter().filter(|object| object.queryable).map(|object| object.name).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    async fn describe(&self, entity: &str) -> Result<Entity> {
+        Ok(convert::entity(self.object(entity).await?.as_ref()))
+    }
+
+    fn calls(&self) -> u64 {
+        self.client.calls()
+    }
+
+    fn allowance(&self) -> Option<u64> {
+        self.client.usage().map(::salesforce::Usage::left)
+    }
+}

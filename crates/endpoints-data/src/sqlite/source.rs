@@ -1,0 +1,122 @@
+//! Reads rows in the order of their key.
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use chrono::{DateTime, SecondsFormat, TimeDelta};
+use endpoint::{Batches, Error, Read, Result, Source};
+use futures::StreamExt as _;
+use model::{ChangeBatch, Class, Column, Entity, Type};
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+use tokio::sync::mpsc;
+
+use super::{Sqlite, convert, failed, order_key};
+use crate::sql;
+
+/// Batches that wait between the database and whoever takes them.
+const WAITING: usize = 2;
+
+/// How much earlier a window of times begins, in minutes: clocks differ and transactions take their time.
+const OVERLAP_MINUTES: i64 = 5;
+
+fn earlier(since: &str) -> String {
+    let moved = DateTime::parse_from_rfc3339(since).map(|time| time - TimeDelta::minutes(OVERLAP_MINUTES));
+    sql::literal(
+        &moved.map_or_else(|_| since.to_owned(), |time| time.to_utc().to_rfc3339_opts(SecondsFormat::Millis, true)),
+    )
+}
+
+#[async_trait]
+impl Source for Sqlite {
+    async fn now(&self, entity: &Entity) -> Result<Option<String>> {
+        let Some(cursor) = &entity.cursor else { return Ok(None) };
+        let sql = format!("SELECT CAST(max({}) AS TEXT) FROM {}", sql::name(cursor), sql::table(&entity.name));
+        self.blocking(move |db| {
+            let newest: Option<String> =
+                db.query_row(&sql, [], |row| row.get(0)).map_err(failed("cannot read the cursor"))?;
+            Ok(Some(newest.unwrap_or_default()))
+        })
+        .await
+    }
+
+    async fn count(&self, read: &Read) -> Result<u64> {
+        let conditions = sql::conditions(read, &order_key(&read.entity), false, earlier)?;
+        let sql = format!("SELECT count(*) FROM {}{conditions}", sql::table(&read.entity.name));
+        let what = format!("cannot count the rows of {}", read.entity.name);
+        self.blocking(move |db| {
+            let count: i64 = db.query_row(&sql, [], |row| row.get(0)).map_err(failed(what))?;
+            Ok(count.cast_unsigned())
+        })
+        .await
+    }
+
+    async fn read(&self, read: Read) -> Result<Batches> {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = this.open().and_then(|db| send_all(&db, &read, &sender)) {
+                // The reader may be gone; then nobody wants to know.
+                let _ = sender.blocking_send(Err(error));
+            }
+        });
+        Ok(tokio_stream::wrappers::ReceiverStream::new(receiver).boxed())
+    }
+}
+
+fn send_all(db: &Connection, read: &Read, sender: &mpsc::Sender<Result<ChangeBatch>>) -> Result<()> {
+    let what = || format!("cannot read {}", read.entity.name);
+    let key = order_key(&read.entity);
+    let conditions = sql::conditions(read, &key, true, earlier)?;
+    let names = sql::list(&read.fields);
+    // The key once more as text: a position is the text of a key.
+    let texts = key.iter().map(|name| format!("CAST({} AS TEXT)", sql::name(name))).collect::<Vec<_>>().join(", ");
+    let sql = format!(
+        "SELECT {names}, {texts} FROM {}{conditions} ORDER BY {}",
+        sql::table(&read.entity.name),
+        sql::list(&key)
+    );
+    let schema = read.entity.schema(read.fields.iter().map(String::as_str));
+    let schema =
+        schema.map_err(|name| Error::new(Class::Mapping, format!("{} has no field {name}", read.entity.name)))?;
+    let kinds: Vec<Type> =
+        read.fields.iter().filter_map(|name| read.entity.field(name)).map(|field| field.kind).collect();
+    let mut statement = db.prepare(&sql).map_err(failed(what()))?;
+    let mut rows = statement.query([]).map_err(failed(what()))?;
+    loop {
+        let mut columns: Vec<Column> = kinds.iter().map(|kind| Column::new(*kind)).collect();
+        let (mut count, mut last) = (0, Vec::new());
+        while count < read.batch_rows {
+            let Some(row) = rows.next().map_err(failed(what()))? else { break };
+            count += 1;
+            last.clear();
+            for place in 0..key.len() {
+                last.push(row.get::<_, String>(kinds.len() + place).map_err(failed(what()))?);
+            }
+            for (index, column) in columns.iter_mut().enumerate() {
+                let value = row.get_ref(index).map_err(failed(what()))?;
+                if !convert::push(column, value) {
+                    return Err(misfit(read, index, column.kind(), value, &last));
+                }
+            }
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        let records = RecordBatch::try_new(schema.clone(), columns.iter_mut().map(Column::finish).collect());
+        let records = records.map_err(|error| Error::new(Class::Internal, what()).caused_by(error))?;
+        if sender.blocking_send(Ok(ChangeBatch::upserts(records, Some(sql::position(&last))))).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn misfit(read: &Read, index: usize, kind: Type, value: ValueRef<'_>, key: &[String]) -> Error {
+    let message = format!(
+        "{}.{} is declared {kind}, but row {} holds a {} that is none; correct it there, or declare the column as text",
+        read.entity.name,
+        read.fields[index],
+        key.join(", "),
+        value.data_type()
+    );
+    Error::new(Class::Mapping, message)
+}

@@ -1,0 +1,148 @@
+//! A chunk: mapped rows that are written and committed together, with the source rows they came from.
+
+use std::collections::HashMap;
+
+use arrow::array::{Array as _, ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
+use arrow::error::ArrowError;
+use model::{Column, RecordError, Type, digest, text_of};
+use serde_json::{Map, Value};
+
+/// Most bytes of a chunk, so that wide rows don't fill the memory.
+const MAX_BYTES: usize = 32 << 20;
+
+/// Rows that wait to be written.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    pub(crate) sources: Vec<RecordBatch>,
+    mapped: Vec<RecordBatch>,
+    /// For each mapped row, its row among all source rows.
+    origins: Vec<u32>,
+    pub(crate) refused: Vec<(usize, RecordError)>,
+    pub(crate) rows: usize,
+    bytes: usize,
+}
+
+/// A chunk made ready: no two rows with one key, rows of one parent together.
+pub(crate) struct Ready {
+    pub(crate) source: RecordBatch,
+    pub(crate) mapped: RecordBatch,
+    pub(crate) origins: Vec<usize>,
+    pub(crate) refused: Vec<(usize, RecordError)>,
+}
+
+impl Chunk {
+    pub(crate) fn add(&mut self, source: RecordBatch, mapped: mapping::Mapped) {
+        self.origins.extend(mapped.rows.iter().map(|row| (row + self.rows) as u32));
+        self.refused.extend(mapped.refused.into_iter().map(|(row, error)| (row + self.rows, error)));
+        self.rows += source.num_rows();
+        self.bytes += source.get_array_memory_size() + mapped.records.get_array_memory_size();
+        self.sources.push(source);
+        self.mapped.push(mapped.records);
+    }
+
+    pub(crate) fn is_full(&self, rows: usize) -> bool {
+        self.rows >= rows || self.bytes >= MAX_BYTES
+    }
+
+    /// Puts the rows together; `None` when there are none.
+    pub(crate) fn ready(self, key: &str, parents: &[String]) -> Result<Option<Ready>, ArrowError> {
+        let (Some(first), Some(first_mapped)) = (self.sources.first(), self.mapped.first()) else { return Ok(None) };
+        let source = concat_batches(first.schema_ref(), &self.sources)?;
+        let mapped = concat_batches(first_mapped.schema_ref(), &self.mapped)?;
+        let mut refused = self.refused;
+        let place = mapped.schema_ref().index_of(key)?;
+        // Of rows with one target key the last of one source record counts; another record is refused.
+        let mut holders: HashMap<String, usize> = HashMap::with_capacity(mapped.num_rows());
+        let mut keep = vec![true; mapped.num_rows()];
+        for row in 0..mapped.num_rows() {
+            let text = text_of(mapped.column(place).as_ref(), row).unwrap_or_default().into_owned();
+            let Some(before) = holders.insert(text.clone(), row) else { continue };
+            let origin = |row: usize| text_of(source.column(0).as_ref(), self.origins[row] as usize);
+            let same = (0..mapped.num_columns()).all(|column| {
+                text_of(mapped.column(column).as_ref(), row) == text_of(mapped.column(column).as_ref(), before)
+            });
+            if same || (origin(row) == origin(before) && source.schema_ref().field(0).name() == "Id") {
+                keep[before] = false;
+            } else {
+                keep[row] = false;
+                holders.insert(text.clone(), before);
+                let message = format!("{key} {text:?} is that of another record in the same batch, which was taken");
+                refused.push((
+                    self.origins[row] as usize,
+                    RecordError::rejected("DUPLICATE_KEY", message).with_field(key),
+                ));
+            }
+        }
+        let mut order: Vec<u32> = (0..mapped.num_rows() as u32).collect();
+        let columns: Vec<SortColumn> = parents
+            .iter()
+            .filter_map(|name| mapped.column_by_name(name))
+            .map(|column| SortColumn { values: column.clone(), options: None })
+            .collect();
+        if !columns.is_empty() {
+            order = lexsort_to_indices(&columns, None)?.values().to_vec();
+        }
+        order.retain(|row| keep[*row as usize]);
+        let origins = order.iter().map(|row| self.origins[*row as usize] as usize).collect();
+        let mapped = take_record_batch(&mapped, &UInt32Array::from(order))?;
+        Ok(Some(Ready { source, mapped, origins, refused }))
+    }
+}
+
+/// Returns a row as a JSON object of texts and nulls.
+pub(crate) fn row_json(batch: &RecordBatch, row: usize) -> String {
+    let fields = batch.schema_ref().fields().iter().zip(batch.columns());
+    let object: Map<String, Value> = fields
+        .map(|(field, column)| {
+            (field.name().clone(), text_of(column.as_ref(), row).map_or(Value::Null, |text| text.into_owned().into()))
+        })
+        .collect();
+    Value::Object(object).to_string()
+}
+
+/// Rebuilds rows from [`row_json`]; a row that does not fit the fields of today is left out.
+pub(crate) fn from_json(
+    rows: &[&str],
+    names: &[String],
+    kinds: &[Type],
+) -> Result<(RecordBatch, Vec<usize>), ArrowError> {
+    let parsed: Vec<Map<String, Value>> =
+        rows.iter().map(|row| serde_json::from_str(row).unwrap_or_default()).collect();
+    let fits = |row: &Map<String, Value>| {
+        names.iter().zip(kinds).all(|(name, kind)| match row.get(name) {
+            Some(Value::Null) => true,
+            Some(Value::String(text)) => Column::new(*kind).push(text),
+            _ => false,
+        })
+    };
+    let kept: Vec<usize> = (0..parsed.len()).filter(|row| fits(&parsed[*row])).collect();
+    let columns = names.iter().zip(kinds).map(|(name, kind)| {
+        let mut column = Column::new(*kind);
+        for row in &kept {
+            match parsed[*row].get(name).and_then(Value::as_str) {
+                Some(text) if column.push(text) => {}
+                _ => column.push_null(),
+            }
+        }
+        (name.clone(), column.finish(), true)
+    });
+    Ok((RecordBatch::try_from_iter_with_nullable(columns.collect::<Vec<(String, ArrayRef, bool)>>())?, kept))
+}
+
+/// Returns the base of a row: a fingerprint of 8 bytes for each field.
+pub(crate) fn base(batch: &RecordBatch, row: usize) -> Vec<u8> {
+    let mut base = Vec::with_capacity(batch.num_columns() * 8);
+    for column in batch.columns() {
+        // A text and the absence of one must differ.
+        let print = text_of(column.as_ref(), row).map_or(0, |text| digest(text.as_bytes()) | 1);
+        base.extend_from_slice(&print.to_le_bytes());
+    }
+    base
+}
+
+/// Returns the text of a row's first column, the key of its source.
+pub(crate) fn source_key(batch: &RecordBatch, row: usize) -> String {
+    let column = batch.column(0);
+    if column.is_null(row) { String::new() } else { text_of(column.as_ref(), row).unwrap_or_default().into_owned() }
+}

@@ -1,0 +1,143 @@
+//! What a run tells: its counts, its receipt, and why it could not go on.
+
+use mapping::Mistake;
+use model::{Class, Fingerprint};
+use serde::{Deserialize, Serialize};
+
+/// A run that could not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The mapping can't work.
+    #[error("the mapping has {} mistakes", .0.len())]
+    Mapping(Vec<Mistake>),
+    /// An endpoint failed.
+    #[error(transparent)]
+    Endpoint(#[from] endpoint::Error),
+    /// The store failed.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// A batch is not what it should be.
+    #[error("a batch of {sync} cannot be mapped")]
+    Batch {
+        /// The sync.
+        sync: String,
+        /// The cause.
+        source: arrow::error::ArrowError,
+    },
+    /// More would be deleted than the sync allows at once.
+    #[error("{sync} would delete {deletes} of {of} records; nothing was deleted. Raise `brake` if that is right")]
+    Brake {
+        /// The sync.
+        sync: String,
+        /// Records that would go.
+        deletes: u64,
+        /// Records that are linked.
+        of: u64,
+    },
+    /// A person stopped it.
+    #[error("stopped; run it again to go on from the checkpoint")]
+    Stopped,
+}
+
+impl Error {
+    /// Returns what the caller can do.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Mapping(_) => Class::Mapping,
+            Self::Endpoint(error) => error.class(),
+            Self::State(error) => error.class(),
+            Self::Batch { .. } => Class::Internal,
+            Self::Brake { .. } | Self::Stopped => Class::Stopped,
+        }
+    }
+}
+
+/// How many rows met which end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Rows read.
+    pub read: u64,
+    /// Records made.
+    pub created: u64,
+    /// Records changed.
+    pub updated: u64,
+    /// Records that were as they should be.
+    pub unchanged: u64,
+    /// Records deleted.
+    pub deleted: u64,
+    /// Dead letters stored.
+    pub dead: u64,
+    /// Changes that wait for a parent or a lock.
+    pub parked: u64,
+    /// Dead letters and parked changes of earlier that were applied now.
+    pub released: u64,
+    /// Rows that failed a rule which only warns.
+    pub warnings: u64,
+    /// Bytes of the columns read.
+    pub bytes: u64,
+}
+
+/// What the source says it has, against what was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Rows by the source's own count, before and after the read.
+    pub source: (u64, u64),
+    /// Rows read in this window, by this run and the ones that it goes on from.
+    pub read: u64,
+    /// Keys read by this run.
+    pub keys_read: Fingerprint,
+    /// Keys that have an outcome.
+    pub keys_settled: Fingerprint,
+}
+
+impl Receipt {
+    /// True when no row is missing.
+    pub fn balances(&self) -> bool {
+        let (low, high) = (self.source.0.min(self.source.1), self.source.0.max(self.source.1));
+        (low..=high).contains(&self.read) && self.keys_read == self.keys_settled
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Number of the run.
+    pub run: i64,
+    /// The sync.
+    pub sync: String,
+    /// True when everything was read, not only changes.
+    pub full: bool,
+    /// The counts.
+    pub counts: Counts,
+    /// The receipt of the window.
+    pub receipt: Receipt,
+    /// API calls that were forecast.
+    pub calls_forecast: u64,
+    /// API calls spent.
+    pub calls: u64,
+    /// Time until batches came, in milliseconds.
+    pub read_ms: u64,
+    /// Time spent mapping, in milliseconds.
+    pub map_ms: u64,
+    /// Time spent writing, in milliseconds.
+    pub write_ms: u64,
+    /// Time spent storing outcomes, in milliseconds.
+    pub commit_ms: u64,
+}
+
+impl Report {
+    /// True when no row is missing.
+    pub fn green(&self) -> bool {
+        self.receipt.balances()
+    }
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress {
+    /// Rows with an outcome.
+    pub rows: u64,
+    /// Rows in all, as counted at the start.
+    pub of: u64,
+}

@@ -1,2 +1,207 @@
 //! The `bridgehead` command.
-fn main() {}
+
+mod commands;
+mod demo;
+mod project;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use model::Class;
+
+/// Keeps a Salesforce org and the systems around it in step.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    /// Folder of the project: the one with `bridgehead.yaml`.
+    #[arg(long, short = 'C', global = true, default_value = ".")]
+    project: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a project to start from.
+    Init,
+    /// List a connection's entities, or describe one of them.
+    Discover {
+        /// Name of the connection.
+        connection: String,
+        /// Entity to describe.
+        entity: Option<String>,
+        /// Machine-readable output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check every mapping against both catalogs.
+    Check,
+    /// Say what a run would do; write nothing.
+    Plan {
+        /// Syncs; all if none is named.
+        syncs: Vec<String>,
+    },
+    /// Run syncs.
+    Run {
+        /// Syncs, in this order; all, in the order of the file, if none is named.
+        syncs: Vec<String>,
+        /// Read everything, not only what changed.
+        #[arg(long)]
+        full: bool,
+        /// One JSON object per run, instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the newest runs.
+    Runs {
+        /// Machine-readable output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look after changes that could not be applied.
+    #[command(subcommand)]
+    DeadLetters(Letters),
+    /// Start a local Salesforce org.
+    Sandbox {
+        /// Port on 127.0.0.1; 0 takes any free one.
+        #[arg(long, default_value_t = 8765)]
+        port: u16,
+        /// Salesforce DX project whose objects it has; may be given more than once.
+        #[arg(long = "metadata")]
+        metadata: Vec<PathBuf>,
+        /// File that keeps its records; in memory if not given.
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of mapping files, for editors.
+    Schema,
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Show all of it, with no set-up.
+    Demo {
+        /// Folder to make; its content is replaced if an earlier demo made it.
+        #[arg(long, default_value = "bridgehead-demo")]
+        folder: PathBuf,
+        /// Leave the org running until Ctrl-C.
+        #[arg(long)]
+        keep: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Letters {
+    /// List them.
+    List {
+        /// Only those of this sync.
+        sync: Option<String>,
+        /// Machine-readable output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one whole.
+    Show {
+        /// Its number.
+        id: i64,
+    },
+    /// Try those of a sync again.
+    Replay {
+        /// The sync.
+        sync: String,
+    },
+    /// Forget one for good.
+    Drop {
+        /// Its number.
+        id: i64,
+    },
+}
+
+/// What a command fails with: lines for the person at the terminal, and the class for the exit code.
+#[derive(Debug)]
+struct Failure {
+    text: String,
+    class: Class,
+}
+
+impl Failure {
+    fn new(class: Class, text: impl Into<String>) -> Self {
+        Self { text: text.into(), class }
+    }
+
+    /// Prints an error and everything that caused it, once.
+    fn from_error(class: Class, error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            let line = inner.to_string();
+            if !text.ends_with(&line) {
+                text.push_str("\n  because: ");
+                text.push_str(&line);
+            }
+            cause = inner.source();
+        }
+        Self { text, class }
+    }
+}
+
+impl From<endpoint::Error> for Failure {
+    fn from(error: endpoint::Error) -> Self {
+        Self::from_error(error.class(), &error)
+    }
+}
+
+impl From<state::Error> for Failure {
+    fn from(error: state::Error) -> Self {
+        Self::from_error(error.class(), &error)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BRIDGEHEAD_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime cannot be started: {error}");
+            return ExitCode::from(Class::Internal.exit_code());
+        }
+    };
+    match runtime.block_on(dispatch(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {}", failure.text);
+            ExitCode::from(failure.class.exit_code())
+        }
+    }
+}
+
+async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
+    let folder = arguments.project;
+    let open = || project::Project::open(&folder);
+    match arguments.command {
+        Command::Init => project::init(&folder),
+        Command::Discover { connection, entity, json } => {
+            commands::discover(&open()?, &connection, entity.as_deref(), json).await
+        }
+        Command::Check => commands::check(&open()?).await,
+        Command::Plan { syncs } => commands::plan(&open()?, &syncs).await,
+        Command::Run { syncs, full, json } => commands::run(&open()?, &syncs, full, json).await,
+        Command::Runs { json } => commands::runs(&open()?, json),
+        Command::DeadLetters(Letters::List { sync, json }) => commands::letters(&open()?, sync.as_deref(), json),
+        Command::DeadLetters(Letters::Show { id }) => commands::show_letter(&open()?, id),
+        Command::DeadLetters(Letters::Replay { sync }) => commands::replay(&open()?, &sync).await,
+        Command::DeadLetters(Letters::Drop { id }) => commands::drop_letter(&open()?, id),
+        Command::Sandbox { port, metadata, file } => commands::sandbox(port, metadata, file).await,
+        Command::Schema => commands::schema(),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "bridgehead", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Demo { folder, keep } => demo::demo(&folder, keep).await,
+    }
+}

@@ -1,0 +1,290 @@
+//! The commands that work on a project.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use engine::{Options, Progress, Report, Sync};
+use indicatif::{ProgressBar, ProgressStyle};
+use model::Class;
+use tokio_util::sync::CancellationToken;
+
+use crate::Failure;
+use crate::project::Project;
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header.to_vec());
+    table
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::from_error(Class::Internal, &error))?;
+    println!("{text}");
+    Ok(())
+}
+
+pub(crate) async fn discover(
+    project: &Project,
+    connection: &str,
+    entity: Option<&str>,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let endpoint = project.endpoint(connection)?;
+    let Some(entity) = entity else {
+        let names = endpoint.entities().await?;
+        if as_json {
+            return json(&names);
+        }
+        for name in names {
+            println!("{name}");
+        }
+        return Ok(());
+    };
+    let entity = endpoint.describe(entity).await?;
+    if as_json {
+        return json(&entity);
+    }
+    println!("{} ({}), key: {}", entity.name, entity.label, entity.key.join(", "));
+    let mut rows = table(&["field", "type", "there", "may be empty", "written", "refers to"]);
+    for field in &entity.fields {
+        let written = if field.createable || field.updateable { "yes" } else { "no" };
+        let length = field.length.map(|length| format!("({length})")).unwrap_or_default();
+        rows.add_row([
+            field.name.clone(),
+            format!("{}{length}", field.kind),
+            field.native.clone(),
+            if field.nillable { "yes" } else { "no" }.to_owned(),
+            written.to_owned(),
+            field.references.join(", "),
+        ]);
+    }
+    println!("{rows}");
+    Ok(())
+}
+
+/// Turns an engine's error into lines that point into the mapping's file.
+fn failure(project: &Project, sync: &Sync, error: &engine::Error) -> Failure {
+    let class = error.class();
+    if let engine::Error::Mapping(mistakes) = error {
+        let file = project.file_of(&sync.definition.mapping);
+        let lines: Vec<String> = mistakes.iter().map(|mistake| format!("{file}:{mistake}")).collect();
+        return Failure::new(class, format!("{}: the mapping can't work\n{}", sync.name, lines.join("\n")));
+    }
+    let mut failure = Failure::from_error(class, error);
+    failure.text = format!("{}: {}", sync.name, failure.text);
+    failure
+}
+
+pub(crate) async fn check(project: &Project) -> Result<(), Failure> {
+    let mut first: Option<Failure> = None;
+    for sync in project.syncs(&[])? {
+        let (source, target) = project.endpoints(&sync)?;
+        let parents = |name: &str| project.parent_key(name);
+        match engine::forecast(&sync, &*source, &*target, &project.store, &parents).await {
+            Ok(_) => println!("{}: good", sync.name),
+            Err(error) => {
+                let found = failure(project, &sync, &error);
+                match &mut first {
+                    Some(first) => first.text = format!("{}\n{}", first.text, found.text),
+                    None => first = Some(found),
+                }
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+pub(crate) async fn plan(project: &Project, names: &[String]) -> Result<(), Failure> {
+    for sync in project.syncs(names)? {
+        let (source, target) = project.endpoints(&sync)?;
+        let parents = |name: &str| project.parent_key(name);
+        let forecast = engine::forecast(&sync, &*source, &*target, &project.store, &parents).await;
+        let forecast = forecast.map_err(|error| failure(project, &sync, &error))?;
+        let what = if forecast.full { "everything" } else { "changes only" };
+        println!("{}: reads {what}, {} rows, about {} API calls", sync.name, forecast.rows, forecast.calls);
+        if let Some(entity) = forecast.creates {
+            println!("  creates {entity}");
+        }
+        for conversion in forecast.conversions {
+            println!("  {conversion}");
+        }
+    }
+    Ok(())
+}
+
+/// Stops at a checkpoint on Ctrl-C.
+fn stop_on_interrupt() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            token.cancel();
+        }
+    });
+    stop
+}
+
+/// Runs one sync with progress on a terminal.
+pub(crate) async fn run_one(project: &Project, sync: &Sync, options: &Options, quiet: bool) -> Result<Report, Failure> {
+    let (source, target) = project.endpoints(sync)?;
+    let shown = !quiet && std::io::stderr().is_terminal();
+    let bar = if shown { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} rows, {per_sec}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(sync.name.clone());
+    let progress = |progress: Progress| {
+        bar.set_length(progress.of.max(progress.rows));
+        bar.set_position(progress.rows);
+    };
+    let parents = |name: &str| project.parent_key(name);
+    let result = engine::run(sync, &*source, &*target, &project.store, &parents, options, &progress).await;
+    bar.finish_and_clear();
+    result.map_err(|error| failure(project, sync, &error))
+}
+
+/// Returns the line that says what a run did.
+pub(crate) fn line(report: &Report, seconds: f64) -> String {
+    let counts = report.counts;
+    let mut parts = vec![format!("{} read", counts.read)];
+    for (count, word) in [
+        (counts.created, "created"),
+        (counts.updated, "updated"),
+        (counts.unchanged, "unchanged"),
+        (counts.deleted, "deleted"),
+        (counts.dead, "dead letters"),
+        (counts.parked, "parked"),
+        (counts.released, "released"),
+        (counts.warnings, "warnings"),
+    ] {
+        if count > 0 {
+            parts.push(format!("{count} {word}"));
+        }
+    }
+    let how = if report.full { "full" } else { "changes" };
+    let end = if report.green() { "no row missing" } else { "ROWS ARE MISSING" };
+    format!("{} ({how}): {}; {} API calls, {seconds:.1} s; {end}", report.sync, parts.join(", "), report.calls)
+}
+
+pub(crate) async fn run(project: &Project, names: &[String], full: bool, as_json: bool) -> Result<(), Failure> {
+    let options = Options { full, replay: false, stop: stop_on_interrupt() };
+    run_all(project, &project.syncs(names)?, &options, as_json).await
+}
+
+async fn run_all(project: &Project, syncs: &[Sync], options: &Options, as_json: bool) -> Result<(), Failure> {
+    let mut dead = 0;
+    for sync in syncs {
+        let started = Instant::now();
+        let report = run_one(project, sync, options, as_json).await?;
+        if as_json {
+            json(&report)?;
+        } else {
+            println!("{}", line(&report, started.elapsed().as_secs_f64()));
+        }
+        if !report.green() {
+            let (low, high) = report.receipt.source;
+            let text = format!(
+                "{}: the source counts {low} to {high} rows, {} were read; the next run reads them again",
+                sync.name, report.receipt.read
+            );
+            return Err(Failure::new(Class::Internal, text));
+        }
+        dead += report.counts.dead;
+    }
+    if dead > 0 {
+        let text =
+            format!("{dead} changes could not be applied and wait as dead letters: see `bridgehead dead-letters list`");
+        return Err(Failure::new(Class::Rejected, text));
+    }
+    Ok(())
+}
+
+pub(crate) fn runs(project: &Project, as_json: bool) -> Result<(), Failure> {
+    let runs = project.store.runs(20)?;
+    if as_json {
+        return json(&runs);
+    }
+    let mut rows = table(&["run", "sync", "started", "outcome", "read", "written", "dead", "calls"]);
+    for run in runs {
+        let report: Report = serde_json::from_str(&run.body).unwrap_or_default();
+        let counts = report.counts;
+        let numbers = [counts.read, counts.created + counts.updated + counts.deleted, counts.dead, report.calls]
+            .map(|n| n.to_string());
+        let started = run.started.get(..19).unwrap_or(&run.started).replace('T', " ");
+        rows.add_row([run.id.to_string(), run.sync, started, run.outcome].into_iter().chain(numbers));
+    }
+    println!("{rows}");
+    Ok(())
+}
+
+pub(crate) fn letters(project: &Project, sync: Option<&str>, as_json: bool) -> Result<(), Failure> {
+    let letters = project.store.dead_letters(sync, None)?;
+    if as_json {
+        return json(&letters);
+    }
+    if letters.is_empty() {
+        println!("There are no dead letters.");
+        return Ok(());
+    }
+    let mut rows = table(&["number", "sync", "state", "key", "reason"]);
+    for letter in letters {
+        rows.add_row([
+            letter.id.to_string(),
+            letter.sync,
+            letter.state,
+            letter.key,
+            format!("{}: {}", letter.code, letter.message),
+        ]);
+    }
+    println!("{rows}");
+    Ok(())
+}
+
+pub(crate) fn show_letter(project: &Project, id: i64) -> Result<(), Failure> {
+    let letters = project.store.dead_letters(None, None)?;
+    let letter = letters.into_iter().find(|letter| letter.id == id);
+    let letter = letter.ok_or_else(|| Failure::new(Class::Mapping, format!("there is no dead letter {id}")))?;
+    println!("{} {} of {} in run {}, {}", letter.state, letter.op, letter.sync, letter.run, letter.at);
+    println!("{}: {}", letter.code, letter.message);
+    let record: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&letter.record).unwrap_or_default();
+    for (field, value) in record {
+        println!("  {field} = {value}");
+    }
+    Ok(())
+}
+
+pub(crate) async fn replay(project: &Project, sync: &str) -> Result<(), Failure> {
+    let options = Options { full: false, replay: true, stop: stop_on_interrupt() };
+    run_all(project, &project.syncs(&[sync.to_owned()])?, &options, false).await
+}
+
+pub(crate) fn drop_letter(project: &Project, id: i64) -> Result<(), Failure> {
+    if project.store.drop_dead_letter(id)? {
+        println!("Dropped {id}.");
+        return Ok(());
+    }
+    Err(Failure::new(Class::Mapping, format!("there is no dead letter {id}")))
+}
+
+pub(crate) async fn sandbox(port: u16, projects: Vec<PathBuf>, file: Option<PathBuf>) -> Result<(), Failure> {
+    let config = sandbox::Config { port, projects, file, ..sandbox::Config::default() };
+    let org = sandbox::Sandbox::start(config).await.map_err(|error| Failure::from_error(Class::Mapping, &error))?;
+    println!("A Salesforce org for one machine listens at {}", org.url());
+    println!("OAuth client credentials: client_id {}, client_secret sandbox-secret. Ctrl-C stops it.", org.client_id());
+    for note in org.notes() {
+        println!("note: {note}");
+    }
+    let _ = tokio::signal::ctrl_c().await;
+    org.stop().await;
+    Ok(())
+}
+
+pub(crate) fn schema() -> Result<(), Failure> {
+    let schema = schemars::schema_for!(mapping::Definition);
+    let text = serde_json::to_string_pretty(&schema).map_err(|error| Failure::from_error(Class::Internal, &error))?;
+    println!("{text}");
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! The demo: a bicycle maker's org and ERP, and what Bridgehead does between them.
+
+use std::path::Path;
+use std::time::Instant;
+
+use engine::Options;
+use model::Class;
+use rusqlite::Connection;
+use salesforce::{Client, Credentials, Settings, collections};
+use sandbox::Sandbox;
+use serde_json::{Map, Value, json};
+
+use crate::project::Project;
+use crate::{Failure, commands};
+
+/// Shows that an earlier demo made the folder, so that it may be replaced.
+const MARK: &str = ".bridgehead-demo";
+const CUSTOMERS: usize = 2_000;
+const ORDERS: usize = 5_000;
+
+macro_rules! example {
+    ($($path:literal),* $(,)?) => {
+        &[$(($path, include_str!(concat!("../../../examples/bicycle/", $path)))),*]
+    };
+}
+
+/// The example project, as it stands in `examples/bicycle`.
+const FILES: &[(&str, &str)] = example![
+    "erp.sql",
+    "mappings/customers.yaml",
+    "mappings/contacts.yaml",
+    "mappings/orders.yaml",
+    "org/sfdx-project.json",
+    "org/force-app/main/default/objects/Account/fields/Customer_No__c.field-meta.xml",
+    "org/force-app/main/default/objects/Bike_Order__c/Bike_Order__c.object-meta.xml",
+    "org/force-app/main/default/objects/Bike_Order__c/fields/Account__c.field-meta.xml",
+    "org/force-app/main/default/objects/Bike_Order__c/fields/Amount__c.field-meta.xml",
+    "org/force-app/main/default/objects/Bike_Order__c/fields/Model__c.field-meta.xml",
+    "org/force-app/main/default/objects/Bike_Order__c/fields/Order_No__c.field-meta.xml",
+    "org/force-app/main/default/objects/Bike_Order__c/fields/Ordered_On__c.field-meta.xml",
+    "org/force-app/main/default/objects/Bike_Order__c/fields/Quantity__c.field-meta.xml",
+    "org/force-app/main/default/objects/Bike_Order__c/fields/Stage__c.field-meta.xml",
+];
+const CONFIG: &str = include_str!("../../../examples/bicycle/bridgehead.yaml");
+
+fn broken(error: &dyn std::error::Error) -> Failure {
+    Failure::from_error(Class::Internal, error)
+}
+
+fn lay_out(folder: &Path) -> Result<(), Failure> {
+    let cannot =
+        |error: std::io::Error| Failure::new(Class::Internal, format!("cannot write to {}: {error}", folder.display()));
+    if folder.exists() {
+        let empty = std::fs::read_dir(folder).map_err(cannot)?.next().is_none();
+        if !empty && !folder.join(MARK).exists() {
+            let text = format!("{} is there and no demo made it; name another folder with --folder", folder.display());
+            return Err(Failure::new(Class::Mapping, text));
+        }
+        std::fs::remove_dir_all(folder).map_err(cannot)?;
+    }
+    std::fs::create_dir_all(folder).map_err(cannot)?;
+    std::fs::write(folder.join(MARK), "").map_err(cannot)?;
+    for (path, text) in FILES {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap_or(folder)).map_err(cannot)?;
+        std::fs::write(path, text).map_err(cannot)?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn demo(folder: &Path, keep: bool) -> Result<(), Failure> {
+    let begun = Instant::now();
+    lay_out(folder)?;
+    let config = sandbox::Config {
+        projects: vec![folder.join("org")],
+        file: Some(folder.join("org.db")),
+        ..sandbox::Config::default()
+    };
+    let org = Sandbox::start(config).await.map_err(|error| broken(&error))?;
+    println!("A bicycle maker. Customers live in a Salesforce org, orders in the ERP.\n");
+    println!("  org   {} (a local sandbox, ready in {:.1} s)", org.url(), begun.elapsed().as_secs_f64());
+    println!("  ERP   {}/erp.db (SQLite)", folder.display());
+    let cannot =
+        |error: std::io::Error| Failure::new(Class::Internal, format!("cannot write to {}: {error}", folder.display()));
+    // The project of the demo knows its org by address; its secret is a file beside it.
+    let secret = folder.join("sandbox-secret");
+    std::fs::write(&secret, "sandbox-secret").map_err(cannot)?;
+    let config = CONFIG
+        .replace("${env:BICYCLE_ORG_URL}", org.url())
+        .replace("${env:BICYCLE_ORG_SECRET}", "${file:sandbox-secret}");
+    std::fs::write(folder.join("bridgehead.yaml"), config).map_err(cannot)?;
+    let client = client(&org)?;
+    let erp = Connection::open(folder.join("erp.db")).map_err(|error| broken(&error))?;
+    erp.execute_batch(include_str!("../../../examples/bicycle/erp.sql")).map_err(|error| broken(&error))?;
+    let seeding = Instant::now();
+    seed_org(&client).await?;
+    seed_erp(&erp).map_err(|error| broken(&error))?;
+    println!(
+        "  seeded with {CUSTOMERS} customers, {CUSTOMERS} contacts and {ORDERS} orders in {:.1} s\n",
+        seeding.elapsed().as_secs_f64()
+    );
+
+    let project = Project::open(folder)?;
+    println!("1. Everything, once: customers and contacts out, orders in");
+    run(&project).await?;
+
+    println!("\n2. A few changes on each side, then the same again: only they move");
+    let answer = client
+        .query("SELECT Id FROM Account WHERE Customer_No__c = 'C-00042'", false)
+        .await
+        .map_err(|error| broken(&error))?;
+    let id = answer.records.first().and_then(|record| record.get("Id")?.as_str()).unwrap_or_default().to_owned();
+    let renamed = json!({"Name": "Radhaus Zum Wei\u{df}en Ross", "BillingCity": "K\u{f6}ln"});
+    client.update("Account", &id, &renamed).await.map_err(|error| broken(&error))?;
+    let later = "2026-11-20T12:00:00.000Z";
+    erp.execute("UPDATE orders SET stage = 'S', changed_at = ?1 WHERE id IN ('O-00007', 'O-00010')", [later])
+        .map_err(|error| broken(&error))?;
+    run(&project).await?;
+
+    println!("\n3. Three bad orders: a customer nobody knows, a stage that is none, a model too long to write");
+    let bad = [
+        ("O-90001", "C-99999", "Tourer", "P"),
+        ("O-90002", "C-00001", "Tourer", "Melted"),
+        ("O-90003", "C-00001", &"very ".repeat(30), "P"),
+    ];
+    for (id, customer, model, stage) in bad {
+        let sql = "INSERT INTO orders VALUES (?1, ?2, ?3, 1, 1999.90, '2026-11-20', ?4, ?5)";
+        erp.execute(sql, [id, customer, model, stage, "2026-11-20T13:00:00.000Z"]).map_err(|error| broken(&error))?;
+    }
+    run(&project).await?;
+    println!();
+    commands::letters(&project, None, false)?;
+
+    let counted = client
+        .count("SELECT COUNT() FROM Bike_Order__c WHERE Account__c != null", false)
+        .await
+        .map_err(|error| broken(&error))?;
+    println!(
+        "\nThe org now holds {counted} orders, each with its account; nothing was lost and nothing was done twice."
+    );
+    println!("Done in {:.1} s. The folder is an ordinary project:\n", begun.elapsed().as_secs_f64());
+    let port = org.url().rsplit(':').next().unwrap_or_default().to_owned();
+    if !keep {
+        println!("  cd {}", folder.display());
+        println!("  bridgehead sandbox --port {port} --metadata org --file org.db &");
+    } else {
+        println!("  cd {}     # the org stays up until Ctrl-C", folder.display());
+    }
+    println!("  bridgehead plan && bridgehead run");
+    println!("  bridgehead dead-letters list");
+    println!("  bridgehead runs");
+    if keep {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+    org.stop().await;
+    Ok(())
+}
+
+async fn run(project: &Project) -> Result<(), Failure> {
+    for sync in project.syncs(&[])? {
+        let started = Instant::now();
+        let report = commands::run_one(project, &sync, &Options::default(), false).await?;
+        println!("   {}", commands::line(&report, started.elapsed().as_secs_f64()));
+        if !report.green() {
+            return Err(Failure::new(Class::Internal, format!("{}: rows are missing", sync.name)));
+        }
+    }
+    Ok(())
+}
+
+fn client(org: &Sandbox) -> Result<Client, Failure> {
+    let credentials = Credentials::ClientCredentials {
+        login_url: org.url().to_owned(),
+        client_id: org.client_id().to_owned(),
+        client_secret: "sandbox-secret".to_owned().into(),
+    };
+    Client::new(credentials, Settings::default()).map_err(|error| broken(&error))
+}
+
+const TOWNS: [(&str, &str); 8] = [
+    ("Utrecht", "Netherlands"),
+    ("Freiburg", "Germany"),
+    ("Lyon", "France"),
+    ("Ghent", "Belgium"),
+    ("Odense", "Denmark"),
+    ("Malm\u{f6}", "Sweden"),
+    ("Bologna", "Italy"),
+    ("Bristol", "United Kingdom"),
+];
+const TRADES: [&str; 6] = ["Cycles", "Bikes", "Velo", "Two Wheels", "Fietsen", "Rad & Tat"];
+const NAMES: [&str; 10] = [
+    "Jansen",
+    "Keller",
+    "Moreau",
+    "Peeters",
+    "Holm",
+    "Lindqvist",
+    "Rossi",
+    "Clarke",
+    "Nguy\u{1ec5}n",
+    "\u{d6}zt\u{fc}rk",
+];
+const FIRST_NAMES: [&str; 5] = ["Ana", "Bo", "Chi", "Dirk", "Eva"];
+const MODELS: [&str; 5] = ["Tourer", "Courier", "Gravel 2", "Cargo Long", "Folder"];
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+async fn seed_org(client: &Client) -> Result<(), Failure> {
+    let numbers: Vec<usize> = (0..CUSTOMERS).collect();
+    for part in numbers.chunks(collections::MAX_RECORDS) {
+        let accounts = part.iter().map(|number| {
+            let (city, country) = TOWNS[number % TOWNS.len()];
+            object(json!({
+                "Name": format!("{} {} {number}", NAMES[number % NAMES.len()], TRADES[number % TRADES.len()]),
+                "Customer_No__c": format!("C-{number:05}"), "BillingStreet": format!("Dock Road {}", number % 90 + 1),
+                "BillingCity": city, "BillingCountry": country, "AnnualRevenue": number * 1_250,
+            }))
+        });
+        save(client, collections::create(client, "Account", accounts.collect())).await?;
+        let contacts = part.iter().map(|number| {
+            let last = NAMES[(number * 7) % NAMES.len()];
+            object(json!({
+                "FirstName": FIRST_NAMES[number % FIRST_NAMES.len()], "LastName": last,
+                "Email": format!("Contact{number}@Example.com"), "Account": {"Customer_No__c": format!("C-{number:05}")},
+            }))
+        });
+        save(client, collections::create(client, "Contact", contacts.collect())).await?;
+    }
+    Ok(())
+}
+
+async fn save(client: &Client, request: outbound::Request) -> Result<(), Failure> {
+    let saved = client.save(&request).await.map_err(|error| broken(&error))?;
+    match saved.into_iter().flat_map(|saved| saved.errors).next() {
+        Some(error) => Err(broken(&error)),
+        None => Ok(()),
+    }
+}
+
+fn seed_erp(erp: &Connection) -> rusqlite::Result<()> {
+    let transaction = erp.unchecked_transaction()?;
+    {
+        let mut insert = transaction.prepare("INSERT INTO orders VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+        for number in 0..ORDERS {
+            let quantity = number % 4 + 1;
+            insert.execute([
+                format!("O-{number:05}"),
+                format!("C-{:05}", (number * 13) % CUSTOMERS),
+                MODELS[number % MODELS.len()].to_owned(),
+                quantity.to_string(),
+                format!("{}.90", quantity * 1_499),
+                format!("2026-{:02}-{:02}", number % 10 + 1, number % 28 + 1),
+                ["P", "B", "S"][number % 3].to_owned(),
+                format!("2026-11-0{}T08:00:00.000Z", number % 9 + 1),
+            ])?;
+        }
+    }
+    transaction.commit()
+}

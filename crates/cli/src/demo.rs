@@ -140,11 +140,11 @@ pub(crate) async fn demo(folder: &Path, keep: bool) -> Result<(), Failure> {
     );
     println!("Done in {:.1} s. The folder is an ordinary project:\n", begun.elapsed().as_secs_f64());
     let port = org.url().rsplit(':').next().unwrap_or_default().to_owned();
-    if !keep {
+    if keep {
+        println!("  cd {}     # the org stays up until Ctrl-C", folder.display());
+    } else {
         println!("  cd {}", folder.display());
         println!("  bridgehead sandbox --port {port} --metadata org --file org.db &");
-    } else {
-        println!("  cd {}     # the org stays up until Ctrl-C", folder.display());
     }
     println!("  bridgehead plan && bridgehead run");
     println!("  bridgehead dead-letters list");

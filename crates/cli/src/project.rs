@@ -71,6 +71,9 @@ fn default_brake() -> f64 {
     0.1
 }
 
+/// An open connection.
+type Opened = Arc<dyn Endpoint>;
+
 /// An open project.
 pub(crate) struct Project {
     folder: PathBuf,
@@ -183,7 +186,7 @@ impl Project {
     }
 
     /// Returns source and target of a sync.
-    pub(crate) fn endpoints(&self, sync: &Sync) -> Result<(Arc<dyn Endpoint>, Arc<dyn Endpoint>), Failure> {
+    pub(crate) fn endpoints(&self, sync: &Sync) -> Result<(Opened, Opened), Failure> {
         let salesforce = self.endpoint(&sync.definition.salesforce.connection)?;
         let external = self.endpoint(&sync.definition.external.connection)?;
         Ok(match sync.direction {
@@ -193,7 +196,7 @@ impl Project {
     }
 
     /// Opens a connection.
-    pub(crate) fn endpoint(&self, name: &str) -> Result<Arc<dyn Endpoint>, Failure> {
+    pub(crate) fn endpoint(&self, name: &str) -> Result<Opened, Failure> {
         let known = || self.config.connections.keys().cloned().collect::<Vec<_>>().join(", ");
         let connection = self.config.connections.get(name);
         match connection.ok_or_else(|| wrong(format!("there is no connection {name:?}; there are {}", known())))? {

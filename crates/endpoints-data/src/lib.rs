@@ -1,5 +1,4 @@
-//! Endpoints for databases: a folder each, over the traits of `endpoint`.
+//! Endpoints for databases: a folder each, over the traits of `endpoint`. Today there is SQLite.
 
-pub mod postgres;
 mod sql;
 pub mod sqlite;

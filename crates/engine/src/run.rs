@@ -191,12 +191,12 @@ pub async fn run(
     progress: &(dyn Fn(Progress) + Send + std::marker::Sync),
 ) -> Result<Report, Error> {
     let _lock = store.lock(&sync.name)?;
+    let calls = source.calls() + target.calls();
     let prepared = prepare(sync, source, target, parents).await?;
     if prepared.creates {
         target.create(&prepared.target.entity).await?;
     }
     let run = store.begin_run(&sync.name, Utc::now())?;
-    let calls = source.calls() + target.calls();
     let mut running = Running {
         sync,
         source,
@@ -377,7 +377,7 @@ impl Running<'_> {
                 let counts = &mut self.report.counts;
                 match outcome {
                     Outcome::Refused(error) => {
-                        commit.dead.push(letter(self.sync, &ready.source, origin, Op::Upsert, &error))
+                        commit.dead.push(letter(self.sync, &ready.source, origin, Op::Upsert, &error));
                     }
                     Outcome::Unchanged => {
                         counts.unchanged += 1;

@@ -244,9 +244,13 @@ impl Org {
     }
 }
 
+/// Longest part of the org's text that is kept, in characters: it may repeat the whole value.
+const MESSAGE_CHARS: usize = 200;
+
 /// A reference to a record that is not there gets a code of its own: it may come yet.
 fn refusal(code: &str, message: &str, fields: Vec<String>) -> RecordError {
     let parentless = message.contains("Foreign key external ID") || code == "INVALID_CROSS_REFERENCE_KEY";
     let code = if parentless { "MISSING_PARENT" } else { code };
-    RecordError { code: code.to_owned(), message: message.to_owned(), fields, class: class_of(code, message, 200) }
+    let message: String = message.chars().take(MESSAGE_CHARS).collect();
+    RecordError { code: code.to_owned(), fields, class: class_of(code, &message, 200), message }
 }

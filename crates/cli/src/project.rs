@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use endpoint::{Endpoint, Journal};
 use endpoints_apps::salesforce::{DEFAULT_BULK_ROWS, Org};
+use endpoints_data::postgres::Postgres;
 use endpoints_data::sqlite::Sqlite;
 use engine::{Deletes, Sync};
 use mapping::{Definition, Direction};
@@ -36,6 +37,7 @@ fn default_state() -> PathBuf {
 enum Connection {
     Salesforce { url: String, auth: Auth, version: Option<String>, bulk_rows: Option<u64> },
     Sqlite { path: PathBuf },
+    Postgres { url: String, password: Option<String> },
 }
 
 #[derive(Debug, Deserialize)]
@@ -201,6 +203,11 @@ impl Project {
         let connection = self.config.connections.get(name);
         match connection.ok_or_else(|| wrong(format!("there is no connection {name:?}; there are {}", known())))? {
             Connection::Sqlite { path } => Ok(Arc::new(Sqlite::new(self.folder.join(path)))),
+            Connection::Postgres { url, password } => {
+                let password = password.as_deref().map(|text| self.secret(text)).transpose()?;
+                let password = password.as_ref().map(secrecy::ExposeSecret::expose_secret);
+                Ok(Arc::new(Postgres::new(&self.resolve(url)?, password)?))
+            }
             Connection::Salesforce { url, auth, version, bulk_rows } => {
                 let mut settings = salesforce::Settings::default();
                 settings.version = version.clone().unwrap_or(settings.version);

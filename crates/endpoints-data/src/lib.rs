@@ -1,4 +1,5 @@
-//! Endpoints for databases: a folder each, over the traits of `endpoint`. Today there is SQLite.
+//! Endpoints for databases: a folder each, over the traits of `endpoint`.
 
+pub mod postgres;
 mod sql;
 pub mod sqlite;

@@ -1,0 +1,155 @@
+//! PostgreSQL: reads by COPY in key ranges, writes by binary COPY into a stage and a merge.
+//!
+//! Connections are not encrypted yet: use it on one machine or inside a trusted network.
+
+mod convert;
+mod sink;
+mod source;
+
+use async_trait::async_trait;
+use endpoint::{Capabilities, Catalog, Error, Result};
+use model::{Class, Entity, Field};
+use tokio_postgres::{Client, NoTls};
+
+use crate::sql;
+
+/// A PostgreSQL database.
+#[derive(Clone)]
+pub struct Postgres {
+    config: tokio_postgres::Config,
+    /// Server and database, for messages.
+    place: String,
+}
+
+impl std::fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Postgres").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl Postgres {
+    /// Returns an endpoint for a database, such as `postgres://user@db.example.com/crm`; each call connects.
+    ///
+    /// # Errors
+    ///
+    /// Class `Mapping` when `url` is none of PostgreSQL.
+    pub fn new(url: &str, password: Option<&str>) -> Result<Self> {
+        let mut config: tokio_postgres::Config = url.parse().map_err(|error| {
+            Error::new(Class::Mapping, "the url is none of PostgreSQL").caused_by(Box::new(error) as endpoint::BoxError)
+        })?;
+        if let Some(password) = password {
+            config.password(password);
+        }
+        config.connect_timeout(std::time::Duration::from_secs(10)).application_name("bridgehead");
+        let host = match config.get_hosts().first() {
+            Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
+            _ => "the local socket".to_owned(),
+        };
+        let place = format!("{host}/{}", config.get_dbname().unwrap_or_default());
+        Ok(Self { config, place })
+    }
+
+    /// Opens a connection whose answers are in ISO form and UTC.
+    async fn open(&self) -> Result<Client> {
+        let what = || format!("cannot connect to PostgreSQL at {}", self.place);
+        let (client, connection) = self.config.connect(NoTls).await.map_err(failed(what()))?;
+        // It ends by itself when the client is dropped; its errors come out of the client's calls.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let set =
+            "SET TIME ZONE 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'iso_8601'; SET extra_float_digits = 3;
+                   SET bytea_output = 'hex'; SET client_min_messages = 'error'";
+        client.batch_execute(set).await.map_err(failed(what()))?;
+        Ok(client)
+    }
+}
+
+/// Says what can be done, by SQLSTATE. Source: PostgreSQL documentation, appendix A.
+fn class(error: &tokio_postgres::Error) -> Class {
+    let Some(code) = error.code() else { return Class::Transient { after: None } };
+    match code.code() {
+        "40001" | "40P01" | "55P03" | "57014" => Class::Transient { after: None },
+        code => match code.get(..2).unwrap_or_default() {
+            "08" | "53" | "57" | "58" => Class::Transient { after: None },
+            "22" | "23" | "P0" | "44" => Class::Rejected,
+            "28" => Class::Auth,
+            _ => Class::Mapping,
+        },
+    }
+}
+
+/// Wraps an error with what was being done.
+fn failed(what: impl Into<String>) -> impl FnOnce(tokio_postgres::Error) -> Error {
+    let what = what.into();
+    move |error| {
+        let class = class(&error);
+        let failed = Error::new(class, what);
+        // The driver's own text is only "db error".
+        match error.as_db_error() {
+            Some(db) => failed.caused_by(format!("{}: {}", db.code().code(), db.message())),
+            None => failed.caused_by(error),
+        }
+    }
+}
+
+const ENTITIES: &str = "
+    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY 1";
+
+const FIELDS: &str = "
+    SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.atthasdef OR a.attidentity <> '',
+           a.attgenerated <> '' OR a.attidentity = 'a',
+           coalesce((SELECT array_position(i.indkey::int2[], a.attnum)::int4 FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary), -1),
+           EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum)
+    FROM pg_attribute a WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+#[async_trait]
+impl Catalog for Postgres {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            tells_deletes: false,
+            group_by_parent: false,
+            references_by_external_id: false,
+            creates_entities: true,
+            write_rows: 50_000,
+        }
+    }
+
+    async fn entities(&self) -> Result<Vec<String>> {
+        let rows = self.open().await?.query(ENTITIES, &[]).await.map_err(failed("cannot list the tables"))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    async fn describe(&self, entity: &str) -> Result<Entity> {
+        let rows = self.open().await?.query(FIELDS, &[&sql::table(entity)]).await;
+        let rows = rows.map_err(failed(format!("cannot describe {entity}")))?;
+        if rows.is_empty() {
+            return Err(Error::new(Class::Mapping, format!("{} has no table {entity}", self.place)));
+        }
+        let mut described = Entity::new(entity);
+        let mut key: Vec<(i32, String)> = Vec::new();
+        for row in rows {
+            let (name, native): (String, String) = (row.get(0), row.get(1));
+            let (kind, length) = convert::kind(&native);
+            let generated: bool = row.get(4);
+            let place: i32 = row.get(5);
+            described.fields.push(Field {
+                length,
+                nillable: !row.get::<_, bool>(2),
+                defaulted: row.get(3),
+                calculated: generated,
+                createable: !generated,
+                updateable: !generated,
+                unique: row.get(6),
+                ..Field::new(name.clone(), kind).with_native(native)
+            });
+            if place >= 0 {
+                key.push((place, name));
+            }
+        }
+        key.sort();
+        described.key = key.into_iter().map(|(_, name)| name).collect();
+        Ok(described)
+    }
+}

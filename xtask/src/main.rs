@@ -2,6 +2,7 @@
 //!
 //! `check` holds the floors of ARCHITECTURE.md; `test` is the whole gate, the same that CI runs.
 
+mod clients;
 mod floors;
 mod services;
 
@@ -14,7 +15,7 @@ type Chore = Result<(), String>;
 const HELP: &str = "cargo xtask <chore>
 
   check   the floors: which crate may import which
-  test    everything CI runs: formatting, clippy, floors, tests, doctests
+  test    everything CI runs: formatting, clippy, floors, tests with real servers and clients, doctests
   demo    build what is needed and run the demo (arguments are passed on)
 ";
 
@@ -68,8 +69,9 @@ fn test(root: &Path) -> Chore {
         &mut cargo(root, &["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
     )?;
     let services = services::Services::start(root)?;
+    let clients = clients::Clients::ready(root)?;
     let mut nextest = cargo(root, &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
-    nextest.envs(services.environment());
+    nextest.envs(services.environment()).envs(clients.environment());
     if nextest_is_missing(root) {
         run("installing nextest", &mut cargo(root, &["install", "cargo-nextest", "--locked"]))?;
     }

@@ -85,7 +85,7 @@ impl Drop for Services {
 }
 
 /// Runs a program silently; its output is shown only when it fails.
-fn quiet(title: &str, command: &mut Command) -> Result<(), String> {
+pub(crate) fn quiet(title: &str, command: &mut Command) -> Result<(), String> {
     // The server inherits the streams, so they must not be pipes that we would wait for.
     let status = command
         .stdin(Stdio::null())
@@ -94,6 +94,15 @@ fn quiet(title: &str, command: &mut Command) -> Result<(), String> {
         .status()
         .map_err(|error| format!("{title}: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("{title} failed ({status})")) }
+}
+
+/// Installs packages of the distribution.
+pub(crate) fn install(packages: &[&str]) -> Result<(), String> {
+    println!("installing {}", packages.join(", "));
+    quiet("apt-get update", Command::new("apt-get").args(["-qq", "update"]))?;
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "install", "-y"]).args(packages);
+    quiet(&format!("apt-get install {}", packages.join(" ")), &mut command)
 }
 
 fn is_root() -> bool {
@@ -121,11 +130,6 @@ fn postgres_home() -> Option<PathBuf> {
 }
 
 fn install_postgres() -> Result<PathBuf, String> {
-    println!("PostgreSQL is missing: installing it");
-    quiet("apt-get update", Command::new("apt-get").args(["-qq", "update"]))?;
-    quiet(
-        "apt-get install postgresql",
-        Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "install", "-y", "postgresql"]),
-    )?;
+    install(&["postgresql"])?;
     postgres_home().ok_or_else(|| "PostgreSQL was installed but its server is not where it should be".to_owned())
 }

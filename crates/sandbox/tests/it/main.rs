@@ -1,5 +1,7 @@
 //! The sandbox over its port, called as any client would.
 
+mod clients;
+
 use std::path::PathBuf;
 
 use sandbox::{Config, Sandbox};

@@ -1,0 +1,64 @@
+//! The Salesforce clients that judge the sandbox, at pinned versions, in a folder that outlives the run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::services::{install, quiet};
+
+/// From PyPI.
+const PYTHON: &[&str] = &["simple-salesforce==1.12.10"];
+/// From npm.
+const NODE: &[&str] = &["jsforce@3.10.16"];
+
+/// Installed clients.
+pub(crate) struct Clients(PathBuf);
+
+impl Clients {
+    /// Installs what is missing.
+    pub(crate) fn ready(root: &Path) -> Result<Self, String> {
+        println!("\n== clients");
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        let folder = root.join(target).join("clients");
+        let wanted = [PYTHON, NODE].concat().join("\n");
+        let mark = folder.join("installed");
+        if fs::read_to_string(&mark).is_ok_and(|found| found == wanted) {
+            println!("{}", wanted.replace('\n', ", "));
+            return Ok(Self(folder));
+        }
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+        if !works("python3", &["-m", "ensurepip", "--version"]) {
+            install(&["python3", "python3-venv"])?;
+        }
+        if !works("npm", &["--version"]) {
+            install(&["nodejs", "npm"])?;
+        }
+        let python = folder.join("python");
+        quiet("python3 -m venv", Command::new("python3").args(["-m", "venv"]).arg(&python))?;
+        quiet("pip install", Command::new(python.join("bin/pip")).args(["--quiet", "install"]).args(PYTHON))?;
+        fs::write(folder.join("package.json"), "{ \"private\": true }\n").map_err(|error| error.to_string())?;
+        quiet(
+            "npm install",
+            Command::new("npm")
+                .current_dir(&folder)
+                .args(["install", "--silent", "--no-audit", "--no-fund"])
+                .args(NODE),
+        )?;
+        fs::write(&mark, &wanted).map_err(|error| format!("cannot write {}: {error}", mark.display()))?;
+        println!("{}", wanted.replace('\n', ", "));
+        Ok(Self(folder))
+    }
+
+    /// Returns where tests find the clients.
+    pub(crate) fn environment(&self) -> [(&'static str, String); 2] {
+        [
+            ("BRIDGEHEAD_TEST_PYTHON", self.0.join("python/bin/python").display().to_string()),
+            ("BRIDGEHEAD_TEST_NODE_MODULES", self.0.display().to_string()),
+        ]
+    }
+}
+
+fn works(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+}

@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
-use engine::{Options, Progress, Report, Sync};
+use engine::{Forecast, Options, Progress, Report, Sync};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::Class;
+use state::DeadLetter;
 use tokio_util::sync::CancellationToken;
 
-use crate::Failure;
 use crate::project::Project;
+use crate::{Failure, config};
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -79,40 +80,59 @@ fn failure(project: &Project, sync: &Sync, error: &engine::Error) -> Failure {
 }
 
 pub(crate) async fn check(project: &Project) -> Result<(), Failure> {
-    let mut first: Option<Failure> = None;
+    let mut failures = Vec::new();
     for sync in project.syncs(&[])? {
-        let (source, target) = project.endpoints(&sync)?;
-        let parents = |name: &str| project.parent_key(name);
-        match engine::forecast(&sync, &*source, &*target, &project.store, &parents).await {
+        match forecast(project, &sync).await {
             Ok(_) => println!("{}: good", sync.name),
-            Err(error) => {
-                let found = failure(project, &sync, &error);
-                match &mut first {
-                    Some(first) => first.text = format!("{}\n{}", first.text, found.text),
-                    None => first = Some(found),
-                }
-            }
+            Err(failure) => failures.push(failure),
         }
     }
-    first.map_or(Ok(()), Err)
+    Failure::all(failures)
 }
 
-pub(crate) async fn plan(project: &Project, names: &[String]) -> Result<(), Failure> {
+async fn forecast(project: &Project, sync: &Sync) -> Result<Forecast, Failure> {
+    let (source, target) = project.endpoints(sync)?;
+    let parents = |name: &str| project.parent_key(name);
+    let forecast = engine::forecast(sync, &*source, &*target, &project.store, &parents).await;
+    forecast.map_err(|error| failure(project, sync, &error))
+}
+
+pub(crate) async fn plan(project: &Project, names: &[String], as_json: bool) -> Result<(), Failure> {
+    let mut failures = Vec::new();
+    let mut calls = 0;
+    let mut left = None;
     for sync in project.syncs(names)? {
-        let (source, target) = project.endpoints(&sync)?;
-        let parents = |name: &str| project.parent_key(name);
-        let forecast = engine::forecast(&sync, &*source, &*target, &project.store, &parents).await;
-        let forecast = forecast.map_err(|error| failure(project, &sync, &error))?;
-        let what = if forecast.full { "everything" } else { "changes only" };
-        println!("{}: reads {what}, {} rows, about {} API calls", sync.name, forecast.rows, forecast.calls);
+        let forecast = match forecast(project, &sync).await {
+            Ok(forecast) => forecast,
+            Err(failure) => {
+                failures.push(failure);
+                continue;
+            }
+        };
+        (calls, left) = (calls + forecast.calls, forecast.calls_left.or(left));
+        if as_json {
+            json(&serde_json::json!({"sync": sync.name, "forecast": forecast}))?;
+            continue;
+        }
+        let what = forecast.full.map_or("changes only".to_owned(), |why| format!("everything, since {why}"));
+        println!("{}: {} rows, about {} API calls; reads {what}", sync.name, forecast.rows, forecast.calls);
         if let Some(entity) = forecast.creates {
             println!("  creates {entity}");
         }
-        for conversion in forecast.conversions {
-            println!("  {conversion}");
+        if forecast.parked > 0 {
+            println!("  tries {} parked changes again", forecast.parked);
+        }
+        for line in forecast.conversions {
+            println!("  conversion: {line}");
+        }
+        for line in forecast.drift {
+            println!("  drift: {line}");
         }
     }
-    Ok(())
+    if let (false, Some(left)) = (as_json, left) {
+        println!("About {calls} API calls in all; the org has {left} left today.");
+    }
+    Failure::all(failures)
 }
 
 /// Stops at a checkpoint on Ctrl-C.
@@ -174,32 +194,48 @@ pub(crate) async fn run(project: &Project, names: &[String], full: bool, as_json
     run_all(project, &project.syncs(names)?, &options, as_json).await
 }
 
+/// Runs syncs one after the other. One that fails holds up only those whose records look up its records.
 async fn run_all(project: &Project, syncs: &[Sync], options: &Options, as_json: bool) -> Result<(), Failure> {
+    let mut failures = Vec::new();
+    let mut failed: Vec<&str> = Vec::new();
     let mut dead = 0;
     for sync in syncs {
+        if let Some(parent) = sync.definition.parents().find(|parent| failed.contains(&parent.value.as_str())) {
+            failed.push(&sync.definition.mapping);
+            eprintln!("{}: left out, since {} did not run to its end", sync.name, parent.value);
+            continue;
+        }
         let started = Instant::now();
-        let report = run_one(project, sync, options, as_json).await?;
-        if as_json {
-            json(&report)?;
-        } else {
-            println!("{}", line(&report, started.elapsed().as_secs_f64()));
+        match run_one(project, sync, options, as_json).await {
+            Err(failure) if failure.class == Class::Stopped && options.stop.is_cancelled() => return Err(failure),
+            Err(failure) => {
+                failed.push(&sync.definition.mapping);
+                failures.push(failure);
+            }
+            Ok(report) => {
+                if as_json {
+                    json(&report)?;
+                } else {
+                    println!("{}", line(&report, started.elapsed().as_secs_f64()));
+                }
+                dead += report.counts.dead;
+                if !report.green() {
+                    let (low, high) = report.receipt.source;
+                    let text = format!(
+                        "{}: the source counts {low} to {high} rows, {} were read; the next run reads them again",
+                        sync.name, report.receipt.read
+                    );
+                    failures.push(Failure::new(Class::Internal, text));
+                }
+            }
         }
-        if !report.green() {
-            let (low, high) = report.receipt.source;
-            let text = format!(
-                "{}: the source counts {low} to {high} rows, {} were read; the next run reads them again",
-                sync.name, report.receipt.read
-            );
-            return Err(Failure::new(Class::Internal, text));
-        }
-        dead += report.counts.dead;
     }
     if dead > 0 {
         let text =
             format!("{dead} changes could not be applied and wait as dead letters: see `bridgehead dead-letters list`");
-        return Err(Failure::new(Class::Rejected, text));
+        failures.push(Failure::new(Class::Rejected, text));
     }
-    Ok(())
+    Failure::all(failures)
 }
 
 pub(crate) fn runs(project: &Project, as_json: bool) -> Result<(), Failure> {
@@ -220,8 +256,21 @@ pub(crate) fn runs(project: &Project, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) fn letters(project: &Project, sync: Option<&str>, as_json: bool) -> Result<(), Failure> {
-    let letters = project.store.dead_letters(sync, None)?;
+/// Dead letters read from the store at a time.
+const LETTERS: usize = 500;
+
+pub(crate) fn letters(project: &Project, sync: Option<&str>, as_json: bool, limit: usize) -> Result<(), Failure> {
+    let mut letters: Vec<DeadLetter> = Vec::new();
+    loop {
+        let after = letters.last().map_or(0, |letter| letter.id);
+        let wanted = LETTERS.min(limit - letters.len());
+        let part = project.store.dead_letters(sync, None, after, wanted)?;
+        let done = part.len() < LETTERS;
+        letters.extend(part);
+        if done || letters.len() >= limit {
+            break;
+        }
+    }
     if as_json {
         return json(&letters);
     }
@@ -230,6 +279,7 @@ pub(crate) fn letters(project: &Project, sync: Option<&str>, as_json: bool) -> R
         return Ok(());
     }
     let mut rows = table(&["number", "sync", "state", "key", "reason"]);
+    let shown = letters.len() as u64;
     for letter in letters {
         rows.add_row([
             letter.id.to_string(),
@@ -240,12 +290,15 @@ pub(crate) fn letters(project: &Project, sync: Option<&str>, as_json: bool) -> R
         ]);
     }
     println!("{rows}");
+    let (dead, parked) = project.store.count_dead_letters(sync)?;
+    if dead + parked > shown {
+        println!("... and {} more; --limit shows them", dead + parked - shown);
+    }
     Ok(())
 }
 
 pub(crate) fn show_letter(project: &Project, id: i64) -> Result<(), Failure> {
-    let letters = project.store.dead_letters(None, None)?;
-    let letter = letters.into_iter().find(|letter| letter.id == id);
+    let letter = project.store.dead_letter(id)?;
     let letter = letter.ok_or_else(|| Failure::new(Class::Mapping, format!("there is no dead letter {id}")))?;
     println!("{} {} of {} in run {}, {}", letter.state, letter.op, letter.sync, letter.run, letter.at);
     println!("{}: {}", letter.code, letter.message);
@@ -282,8 +335,11 @@ pub(crate) async fn sandbox(port: u16, projects: Vec<PathBuf>, file: Option<Path
     Ok(())
 }
 
-pub(crate) fn schema() -> Result<(), Failure> {
-    let schema = schemars::schema_for!(mapping::Definition);
+pub(crate) fn schema(what: crate::Schema) -> Result<(), Failure> {
+    let schema = match what {
+        crate::Schema::Project => config::schema(),
+        crate::Schema::Mapping => schemars::schema_for!(mapping::Definition).to_value(),
+    };
     let text = serde_json::to_string_pretty(&schema).map_err(|error| Failure::from_error(Class::Internal, &error))?;
     println!("{text}");
     Ok(())

@@ -29,17 +29,20 @@ const FILES: &[(&str, &str)] = example![
     "erp.sql",
     "mappings/customers.yaml",
     "mappings/contacts.yaml",
+    "mappings/products.yaml",
     "mappings/orders.yaml",
     "org/sfdx-project.json",
     "org/force-app/main/default/objects/Account/fields/Customer_No__c.field-meta.xml",
     "org/force-app/main/default/objects/Bike_Order__c/Bike_Order__c.object-meta.xml",
     "org/force-app/main/default/objects/Bike_Order__c/fields/Account__c.field-meta.xml",
     "org/force-app/main/default/objects/Bike_Order__c/fields/Amount__c.field-meta.xml",
-    "org/force-app/main/default/objects/Bike_Order__c/fields/Model__c.field-meta.xml",
+    "org/force-app/main/default/objects/Bike_Order__c/fields/Engraving__c.field-meta.xml",
     "org/force-app/main/default/objects/Bike_Order__c/fields/Order_No__c.field-meta.xml",
     "org/force-app/main/default/objects/Bike_Order__c/fields/Ordered_On__c.field-meta.xml",
+    "org/force-app/main/default/objects/Bike_Order__c/fields/Product__c.field-meta.xml",
     "org/force-app/main/default/objects/Bike_Order__c/fields/Quantity__c.field-meta.xml",
     "org/force-app/main/default/objects/Bike_Order__c/fields/Stage__c.field-meta.xml",
+    "org/force-app/main/default/objects/Product2/fields/Model_No__c.field-meta.xml",
 ];
 const CONFIG: &str = include_str!("../../../examples/bicycle/bridgehead.yaml");
 
@@ -77,8 +80,8 @@ pub(crate) async fn demo(folder: &Path, keep: bool) -> Result<(), Failure> {
         ..sandbox::Config::default()
     };
     let org = Sandbox::start(config).await.map_err(|error| broken(&error))?;
-    println!("A bicycle maker. Customers live in a Salesforce org, orders in the ERP.\n");
-    println!("  org   {} (a local sandbox, ready in {:.1} s)", org.url(), begun.elapsed().as_secs_f64());
+    println!("A bicycle maker. Customers live in a Salesforce org, products and orders in the ERP.\n");
+    println!("  org   {} (a local sandbox, ready in {:.2} s)", org.url(), begun.elapsed().as_secs_f64());
     println!("  ERP   {}/erp.db (SQLite)", folder.display());
     let cannot =
         |error: std::io::Error| Failure::new(Class::Internal, format!("cannot write to {}: {error}", folder.display()));
@@ -96,40 +99,32 @@ pub(crate) async fn demo(folder: &Path, keep: bool) -> Result<(), Failure> {
     seed_org(&client).await?;
     seed_erp(&erp).map_err(|error| broken(&error))?;
     println!(
-        "  seeded with {CUSTOMERS} customers, {CUSTOMERS} contacts and {ORDERS} orders in {:.1} s\n",
+        "  seeded with {CUSTOMERS} customers, {CUSTOMERS} contacts, {} products and {ORDERS} orders in {:.1} s\n",
+        products().count(),
         seeding.elapsed().as_secs_f64()
     );
 
     let project = Project::open(folder)?;
-    println!("1. Everything, once: customers and contacts out, orders in");
+    println!("1. Everything, once: customers and contacts out, products and orders in");
     run(&project).await?;
 
-    println!("\n2. A few changes on each side, then the same again: only they move");
-    let answer = client
-        .query("SELECT Id FROM Account WHERE Customer_No__c = 'C-00042'", false)
-        .await
-        .map_err(|error| broken(&error))?;
-    let id = answer.records.first().and_then(|record| record.get("Id")?.as_str()).unwrap_or_default().to_owned();
-    let renamed = json!({"Name": "Radhaus Zum Wei\u{df}en Ross", "BillingCity": "K\u{f6}ln"});
-    client.update("Account", &id, &renamed).await.map_err(|error| broken(&error))?;
-    let later = "2026-11-20T12:00:00.000Z";
-    erp.execute("UPDATE orders SET stage = 'S', changed_at = ?1 WHERE id IN ('O-00007', 'O-00010')", [later])
-        .map_err(|error| broken(&error))?;
+    println!("\n2. A customer moves, a contact is deleted, two orders go on: the same again, and only that moves");
+    change(&client, &erp).await?;
     run(&project).await?;
 
-    println!("\n3. Three bad orders: a customer nobody knows, a stage that is none, a model too long to write");
+    println!("\n3. Three bad orders: a customer nobody knows, a stage that is none, an engraving too long for the field");
     let bad = [
-        ("O-90001", "C-99999", "Tourer", "P"),
-        ("O-90002", "C-00001", "Tourer", "Melted"),
+        ("O-90001", "C-99999", "For Anna", "P"),
+        ("O-90002", "C-00001", "For Bela", "Melted"),
         ("O-90003", "C-00001", &"very ".repeat(30), "P"),
     ];
-    for (id, customer, model, stage) in bad {
-        let sql = "INSERT INTO orders VALUES (?1, ?2, ?3, 1, 1999.90, '2026-11-20', ?4, ?5)";
-        erp.execute(sql, [id, customer, model, stage, "2026-11-20T13:00:00.000Z"]).map_err(|error| broken(&error))?;
+    for (id, customer, engraving, stage) in bad {
+        let sql = "INSERT INTO orders VALUES (?1, ?2, 'M-01', 1, 1999.90, ?3, '2026-11-20', ?4, ?5)";
+        erp.execute(sql, [id, customer, engraving, stage, LATER]).map_err(|error| broken(&error))?;
     }
     run(&project).await?;
     println!();
-    commands::letters(&project, None, false)?;
+    commands::letters(&project, None, false, 50)?;
 
     let counted = client
         .count("SELECT COUNT() FROM Bike_Order__c WHERE Account__c != null", false)
@@ -144,7 +139,7 @@ pub(crate) async fn demo(folder: &Path, keep: bool) -> Result<(), Failure> {
         println!("  cd {}     # the org stays up until Ctrl-C", folder.display());
     } else {
         println!("  cd {}", folder.display());
-        println!("  bridgehead sandbox --port {port} --metadata org --file org.db &");
+        println!("  bridgehead sandbox --port {port} --project org --file org.db &");
     }
     println!("  bridgehead plan && bridgehead run");
     println!("  bridgehead dead-letters list");
@@ -154,6 +149,27 @@ pub(crate) async fn demo(folder: &Path, keep: bool) -> Result<(), Failure> {
     }
     org.stop().await;
     Ok(())
+}
+
+/// When the changes of the demo happen, by the ERP's clock.
+const LATER: &str = "2026-11-20T12:00:00.000Z";
+
+/// Changes a few things on each side.
+async fn change(client: &Client, erp: &Connection) -> Result<(), Failure> {
+    let moved = find(client, "SELECT Id FROM Account WHERE Customer_No__c = 'C-00042'").await?;
+    let renamed = json!({"Name": "Radhaus Zum Wei\u{df}en Ross", "BillingCity": "K\u{f6}ln"});
+    client.update("Account", &moved, &renamed).await.map_err(|error| broken(&error))?;
+    let gone = find(client, "SELECT Id FROM Contact WHERE Account.Customer_No__c = 'C-00007'").await?;
+    client.delete("Contact", &gone).await.map_err(|error| broken(&error))?;
+    let sql = "UPDATE orders SET stage = 'S', changed_at = ?1 WHERE id IN ('O-00007', 'O-00010')";
+    erp.execute(sql, [LATER]).map(drop).map_err(|error| broken(&error))
+}
+
+/// Returns the id of the first record of a query.
+async fn find(client: &Client, soql: &str) -> Result<String, Failure> {
+    let answer = client.query(soql, false).await.map_err(|error| broken(&error))?;
+    let id = answer.records.first().and_then(|record| record.get("Id")?.as_str());
+    id.map(str::to_owned).ok_or_else(|| Failure::new(Class::Internal, "the demo's org has lost a record"))
 }
 
 async fn run(project: &Project) -> Result<(), Failure> {
@@ -201,7 +217,15 @@ const NAMES: [&str; 10] = [
     "\u{d6}zt\u{fc}rk",
 ];
 const FIRST_NAMES: [&str; 5] = ["Ana", "Bo", "Chi", "Dirk", "Eva"];
-const MODELS: [&str; 5] = ["Tourer", "Courier", "Gravel 2", "Cargo Long", "Folder"];
+const FAMILIES: [(&str, &str); 5] =
+    [("Tourer", "Touring"), ("Courier", "City"), ("Gravel", "Gravel"), ("Cargo Long", "Cargo"), ("Folder", "City")];
+const FRAMES: [&str; 8] = ["XS", "S", "M", "L", "XL", "Step-through", "Tandem", "Children's"];
+
+/// Returns number, name and family of each product.
+fn products() -> impl Iterator<Item = (String, String, &'static str)> {
+    let models = FAMILIES.iter().flat_map(|(model, family)| FRAMES.iter().map(move |frame| (model, family, frame)));
+    models.enumerate().map(|(at, (model, family, frame))| (format!("M-{at:02}"), format!("{model} {frame}"), *family))
+}
 
 fn object(value: Value) -> Map<String, Value> {
     match value {
@@ -245,17 +269,24 @@ async fn save(client: &Client, request: outbound::Request) -> Result<(), Failure
 fn seed_erp(erp: &Connection) -> rusqlite::Result<()> {
     let transaction = erp.unchecked_transaction()?;
     {
-        let mut insert = transaction.prepare("INSERT INTO orders VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+        let mut insert = transaction.prepare("INSERT INTO products VALUES (?1, ?2, ?3, 1, '2026-01-02T08:00:00.000Z')")?;
+        for (id, name, family) in products() {
+            insert.execute([&id, &name, family])?;
+        }
+        let models = products().count();
+        let mut insert = transaction.prepare("INSERT INTO orders VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
         for number in 0..ORDERS {
             let quantity = number % 4 + 1;
-            insert.execute([
+            let engraving = (number % 3 == 0).then(|| format!("For {}", FIRST_NAMES[number % FIRST_NAMES.len()]));
+            insert.execute(rusqlite::params![
                 format!("O-{number:05}"),
                 format!("C-{:05}", (number * 13) % CUSTOMERS),
-                MODELS[number % MODELS.len()].to_owned(),
-                quantity.to_string(),
+                format!("M-{:02}", (number * 7) % models),
+                quantity as i64,
                 format!("{}.90", quantity * 1_499),
+                engraving,
                 format!("2026-{:02}-{:02}", number % 10 + 1, number % 28 + 1),
-                ["P", "B", "S"][number % 3].to_owned(),
+                ["P", "B", "S"][number % 3],
                 format!("2026-11-0{}T08:00:00.000Z", number % 9 + 1),
             ])?;
         }

@@ -1,6 +1,7 @@
 //! The `bridgehead` command.
 
 mod commands;
+mod config;
 mod demo;
 mod project;
 
@@ -15,8 +16,8 @@ use model::Class;
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
     /// Folder of the project: the one with `bridgehead.yaml`.
-    #[arg(long, short = 'C', global = true, default_value = ".")]
-    project: PathBuf,
+    #[arg(long, short = 'C', global = true, default_value = ".", value_name = "DIR")]
+    directory: PathBuf,
     #[command(subcommand)]
     command: Command,
 }
@@ -41,10 +42,13 @@ enum Command {
     Plan {
         /// Syncs; all if none is named.
         syncs: Vec<String>,
+        /// One JSON object per sync, instead of text.
+        #[arg(long)]
+        json: bool,
     },
     /// Run syncs.
     Run {
-        /// Syncs, in this order; all, in the order of the file, if none is named.
+        /// Syncs; all if none is named. Parents run before their children, else in the order given.
         syncs: Vec<String>,
         /// Read everything, not only what changed.
         #[arg(long)]
@@ -68,14 +72,18 @@ enum Command {
         #[arg(long, default_value_t = 8765)]
         port: u16,
         /// Salesforce DX project whose objects it has; may be given more than once.
-        #[arg(long = "metadata")]
-        metadata: Vec<PathBuf>,
+        #[arg(long = "project", value_name = "DIR")]
+        projects: Vec<PathBuf>,
         /// File that keeps its records; in memory if not given.
         #[arg(long)]
         file: Option<PathBuf>,
     },
-    /// Print the JSON Schema of mapping files, for editors.
-    Schema,
+    /// Print the JSON Schema of the project's files, for editors.
+    Schema {
+        /// Which file.
+        #[arg(default_value = "project")]
+        what: Schema,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -92,12 +100,24 @@ enum Command {
     },
 }
 
+/// A file that has a schema.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Schema {
+    /// `bridgehead.yaml`.
+    Project,
+    /// `mappings/*.yaml`.
+    Mapping,
+}
+
 #[derive(Debug, Subcommand)]
 enum Letters {
     /// List them.
     List {
         /// Only those of this sync.
         sync: Option<String>,
+        /// Most to list.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
         /// Machine-readable output.
         #[arg(long)]
         json: bool,
@@ -129,6 +149,13 @@ struct Failure {
 impl Failure {
     fn new(class: Class, text: impl Into<String>) -> Self {
         Self { text: text.into(), class }
+    }
+
+    /// Returns several failures as one: all that they say, and the class of the worst.
+    fn all(failures: Vec<Self>) -> Result<(), Self> {
+        let class = failures.iter().map(|failure| failure.class).max_by_key(|class| class.gravity());
+        let texts: Vec<String> = failures.into_iter().map(|failure| failure.text).collect();
+        class.map_or(Ok(()), |class| Err(Self { text: texts.join("\n"), class }))
     }
 
     /// Prints an error and everything that caused it, once.
@@ -181,7 +208,7 @@ fn main() -> ExitCode {
 }
 
 async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
-    let folder = arguments.project;
+    let folder = arguments.directory;
     let open = || project::Project::open(&folder);
     match arguments.command {
         Command::Init => project::init(&folder),
@@ -189,15 +216,17 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             commands::discover(&open()?, &connection, entity.as_deref(), json).await
         }
         Command::Check => commands::check(&open()?).await,
-        Command::Plan { syncs } => commands::plan(&open()?, &syncs).await,
+        Command::Plan { syncs, json } => commands::plan(&open()?, &syncs, json).await,
         Command::Run { syncs, full, json } => commands::run(&open()?, &syncs, full, json).await,
         Command::Runs { json } => commands::runs(&open()?, json),
-        Command::DeadLetters(Letters::List { sync, json }) => commands::letters(&open()?, sync.as_deref(), json),
+        Command::DeadLetters(Letters::List { sync, limit, json }) => {
+            commands::letters(&open()?, sync.as_deref(), json, limit)
+        }
         Command::DeadLetters(Letters::Show { id }) => commands::show_letter(&open()?, id),
         Command::DeadLetters(Letters::Replay { sync }) => commands::replay(&open()?, &sync).await,
         Command::DeadLetters(Letters::Drop { id }) => commands::drop_letter(&open()?, id),
-        Command::Sandbox { port, metadata, file } => commands::sandbox(port, metadata, file).await,
-        Command::Schema => commands::schema(),
+        Command::Sandbox { port, projects, file } => commands::sandbox(port, projects, file).await,
+        Command::Schema { what } => commands::schema(what),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "bridgehead", &mut std::io::stdout());
             Ok(())

@@ -4,74 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use endpoint::{Endpoint, Journal};
-use endpoints_apps::salesforce::{DEFAULT_BULK_ROWS, Org};
-use endpoints_data::postgres::Postgres;
-use endpoints_data::sqlite::Sqlite;
+use endpoint::{Endpoint, Journal, References, Setup};
 use engine::{Deletes, Sync};
 use mapping::{Definition, Direction};
 use model::Class;
 use secrecy::SecretString;
-use serde::Deserialize;
 use state::Store;
 
 use crate::Failure;
+use crate::config::{Config, DeletesConfig, SyncConfig, kinds};
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Config {
-    version: u32,
-    connections: BTreeMap<String, Connection>,
-    #[serde(default)]
-    syncs: Vec<SyncConfig>,
-    #[serde(default = "default_state")]
-    state: PathBuf,
-}
-
-fn default_state() -> PathBuf {
-    PathBuf::from(".bridgehead/state.db")
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-enum Connection {
-    Salesforce { url: String, auth: Auth, version: Option<String>, bulk_rows: Option<u64> },
-    Sqlite { path: PathBuf },
-    Postgres { url: String, password: Option<String> },
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(tag = "grant", rename_all = "snake_case", deny_unknown_fields)]
-enum Auth {
-    ClientCredentials { client_id: String, client_secret: String },
-    JwtBearer { client_id: String, username: String, private_key: String, audience: Option<String> },
-    RefreshToken { client_id: String, client_secret: Option<String>, refresh_token: String },
-    AccessToken { access_token: String },
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SyncConfig {
-    sync: String,
-    mapping: String,
-    direction: Direction,
-    #[serde(default)]
-    deletes: DeletesConfig,
-    #[serde(default = "default_brake")]
-    brake: f64,
-}
-
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum DeletesConfig {
-    #[default]
-    Ignore,
-    Propagate,
-}
-
-fn default_brake() -> f64 {
-    0.1
-}
+/// The file that makes a folder a project.
+const FILE: &str = "bridgehead.yaml";
 
 /// An open connection.
 type Opened = Arc<dyn Endpoint>;
@@ -104,6 +48,40 @@ impl Journal for Work {
     }
 }
 
+/// Follows `${env:NAME}` and `${file:PATH}`.
+struct Follow<'f>(&'f Path);
+
+impl References for Follow<'_> {
+    fn resolve(&self, text: &str) -> endpoint::Result<String> {
+        let Some(reference) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
+            return Ok(text.to_owned());
+        };
+        match reference.split_once(':') {
+            Some(("env", name)) => std::env::var(name)
+                .map_err(|_| endpoint::Error::new(Class::Auth, format!("{text} is not set in the environment"))),
+            Some(("file", path)) => {
+                let path = self.0.join(path);
+                let text = std::fs::read_to_string(&path).map_err(|error| {
+                    endpoint::Error::new(Class::Auth, format!("cannot read {}", path.display())).caused_by(error)
+                })?;
+                Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+            }
+            _ => {
+                let message = format!("{text} is no reference that is known; write ${{env:NAME}} or ${{file:PATH}}");
+                Err(endpoint::Error::new(Class::Mapping, message))
+            }
+        }
+    }
+
+    fn secret(&self, text: &str) -> endpoint::Result<SecretString> {
+        if !text.starts_with("${") {
+            let message = "a secret stands in bridgehead.yaml itself; give it as ${env:NAME} or ${file:PATH}";
+            return Err(endpoint::Error::new(Class::Mapping, message));
+        }
+        self.resolve(text).map(SecretString::from)
+    }
+}
+
 fn wrong(text: impl Into<String>) -> Failure {
     Failure::new(Class::Mapping, text)
 }
@@ -115,7 +93,7 @@ fn read(path: &Path) -> Result<String, Failure> {
 impl Project {
     /// Reads the project in a folder and opens its state.
     pub(crate) fn open(folder: &Path) -> Result<Self, Failure> {
-        let path = folder.join("bridgehead.yaml");
+        let path = folder.join(FILE);
         if !path.exists() {
             return Err(wrong(format!(
                 "there is no project in {}: bridgehead.yaml is missing; `bridgehead init` makes one",
@@ -141,22 +119,39 @@ impl Project {
         for path in paths {
             let definition =
                 Definition::parse(&read(&path)?).map_err(|mistake| wrong(format!("{}:{mistake}", path.display())))?;
-            mappings.insert(definition.mapping.clone(), (path, definition));
+            let name = definition.mapping.clone();
+            if let Some((other, _)) = mappings.insert(name.clone(), (path.clone(), definition)) {
+                let other: PathBuf = other;
+                return Err(wrong(format!("{} and {} both define {name}", other.display(), path.display())));
+            }
+        }
+        for (at, sync) in config.syncs().iter().enumerate() {
+            let same = |other: &&SyncConfig| {
+                other.sync == sync.sync || (other.mapping == sync.mapping && other.direction == sync.direction)
+            };
+            if let Some(other) = config.syncs()[..at].iter().find(same) {
+                return Err(wrong(format!(
+                    "{}: the syncs {} and {} have one name, or run one mapping the same way; one of them is too many",
+                    path.display(),
+                    other.sync,
+                    sync.sync
+                )));
+            }
         }
         let store = Store::open(&folder.join(&config.state))?;
         Ok(Self { folder: folder.to_owned(), config, mappings, store })
     }
 
-    /// Returns the named syncs, or all of them.
+    /// Returns the named syncs, or all of them, parents before their children.
     pub(crate) fn syncs(&self, names: &[String]) -> Result<Vec<Sync>, Failure> {
-        let known = || self.config.syncs.iter().map(|sync| sync.sync.as_str()).collect::<Vec<_>>().join(", ");
+        let known = || self.config.syncs().iter().map(|sync| sync.sync.as_str()).collect::<Vec<_>>().join(", ");
         for name in names {
-            if !self.config.syncs.iter().any(|sync| sync.sync == *name) {
+            if !self.config.syncs().iter().any(|sync| sync.sync == *name) {
                 return Err(wrong(format!("there is no sync {name:?}; there are {}", known())));
             }
         }
         let wanted = |sync: &&SyncConfig| names.is_empty() || names.contains(&sync.sync);
-        let syncs = self.config.syncs.iter().filter(wanted).map(|config| {
+        let syncs = self.config.syncs().iter().filter(wanted).map(|config| {
             let (_, definition) = self.mappings.get(&config.mapping).ok_or_else(|| {
                 wrong(format!(
                     "the sync {} wants a mapping {:?}, which no file in mappings/ defines",
@@ -174,7 +169,9 @@ impl Project {
                 brake: config.brake,
             })
         });
-        syncs.collect()
+        let syncs = syncs.collect::<Result<Vec<_>, Failure>>()?;
+        engine::in_order(syncs)
+            .map_err(|(mapping, mistake)| wrong(format!("{}:{mistake}", self.file_of(&mapping))))
     }
 
     /// Returns the file of a mapping.
@@ -201,80 +198,35 @@ impl Project {
     pub(crate) fn endpoint(&self, name: &str) -> Result<Opened, Failure> {
         let known = || self.config.connections.keys().cloned().collect::<Vec<_>>().join(", ");
         let connection = self.config.connections.get(name);
-        match connection.ok_or_else(|| wrong(format!("there is no connection {name:?}; there are {}", known())))? {
-            Connection::Sqlite { path } => Ok(Arc::new(Sqlite::new(self.folder.join(path)))),
-            Connection::Postgres { url, password } => {
-                let password = password.as_deref().map(|text| self.secret(text)).transpose()?;
-                let password = password.as_ref().map(secrecy::ExposeSecret::expose_secret);
-                Ok(Arc::new(Postgres::new(&self.resolve(url)?, password)?))
-            }
-            Connection::Salesforce { url, auth, version, bulk_rows } => {
-                let mut settings = salesforce::Settings::default();
-                settings.version = version.clone().unwrap_or(settings.version);
-                let credentials = self.credentials(name, &self.resolve(url)?, auth)?;
-                let client = salesforce::Client::new(credentials, settings)
-                    .map_err(|error| Failure::from_error(error.class(), &error))?;
-                let journal = Arc::new(Work(self.store.clone()));
-                Ok(Arc::new(Org::new(client, journal, bulk_rows.unwrap_or(DEFAULT_BULK_ROWS))))
-            }
-        }
-    }
-
-    fn credentials(&self, name: &str, url: &str, auth: &Auth) -> Result<salesforce::Credentials, Failure> {
-        let login_url = url.to_owned();
-        Ok(match auth {
-            Auth::ClientCredentials { client_id, client_secret } => salesforce::Credentials::ClientCredentials {
-                login_url,
-                client_id: self.resolve(client_id)?,
-                client_secret: self.secret(client_secret)?,
-            },
-            Auth::JwtBearer { client_id, username, private_key, audience } => salesforce::Credentials::JwtBearer {
-                login_url,
-                client_id: self.resolve(client_id)?,
-                username: self.resolve(username)?,
-                private_key: self.secret(private_key)?,
-                audience: audience.clone(),
-            },
-            Auth::RefreshToken { client_id, client_secret, refresh_token } => salesforce::Credentials::RefreshToken {
-                login_url,
-                client_id: self.resolve(client_id)?,
-                client_secret: client_secret.as_deref().map(|secret| self.secret(secret)).transpose()?,
-                refresh_token: self.secret(refresh_token)?,
-                file: salesforce::TokenFile {
-                    path: self.folder.join(&self.config.state).with_file_name(format!("{name}.token")),
-                },
-            },
-            Auth::AccessToken { access_token } => salesforce::Credentials::AccessToken {
-                instance_url: login_url,
-                access_token: self.secret(access_token)?,
-            },
-        })
-    }
-
-    /// Follows a reference such as `${env:NAME}` or `${file:PATH}`; any other text is itself.
-    fn resolve(&self, text: &str) -> Result<String, Failure> {
-        let Some(reference) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
-            return Ok(text.to_owned());
+        let connection =
+            connection.ok_or_else(|| wrong(format!("there is no connection {name:?}; there are {}", known())))?;
+        let place = format!(
+            "{}:{}:{}: connection {name}",
+            self.folder.join(FILE).display(),
+            connection.referenced.line(),
+            connection.referenced.column()
+        );
+        let mut value = connection.value.clone();
+        let kinds = kinds();
+        let kind = value.as_object_mut().and_then(|fields| fields.remove("kind"));
+        let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
+        let kind = kinds.iter().find(|known| known.name == kind).ok_or_else(|| {
+            let words: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
+            wrong(format!("{place}: its kind is {kind:?}; there are {}", words.join(", ")))
+        })?;
+        let state = self.folder.join(&self.config.state);
+        let setup = Setup {
+            name,
+            folder: &self.folder,
+            state: state.parent().unwrap_or(&self.folder),
+            references: &Follow(&self.folder),
+            journal: Arc::new(Work(self.store.clone())),
         };
-        match reference.split_once(':') {
-            Some(("env", name)) => std::env::var(name)
-                .map_err(|_| Failure::new(Class::Auth, format!("{text} is not set in the environment"))),
-            Some(("file", path)) => {
-                let path = self.folder.join(path);
-                let text = std::fs::read_to_string(&path);
-                let text = text
-                    .map_err(|error| Failure::new(Class::Auth, format!("cannot read {}: {error}", path.display())))?;
-                Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-            }
-            _ => Err(wrong(format!("{text} is no reference that is known; write ${{env:NAME}} or ${{file:PATH}}"))),
-        }
-    }
-
-    fn secret(&self, text: &str) -> Result<SecretString, Failure> {
-        if !text.starts_with("${") {
-            return Err(wrong("a secret stands in bridgehead.yaml itself; give it as ${env:NAME} or ${file:PATH}"));
-        }
-        self.resolve(text).map(SecretString::from)
+        (kind.open)(value, &setup).map_err(|error| {
+            let mut failure = Failure::from(error);
+            failure.text = format!("{place}: {}", failure.text);
+            failure
+        })
     }
 }
 
@@ -306,11 +258,11 @@ fields:
 pub(crate) fn init(folder: &Path) -> Result<(), Failure> {
     let cannot =
         |error: std::io::Error| Failure::new(Class::Internal, format!("cannot write to {}: {error}", folder.display()));
-    if folder.join("bridgehead.yaml").exists() {
+    if folder.join(FILE).exists() {
         return Err(wrong(format!("{} has a project already", folder.display())));
     }
     std::fs::create_dir_all(folder.join("mappings")).map_err(cannot)?;
-    std::fs::write(folder.join("bridgehead.yaml"), STARTER).map_err(cannot)?;
+    std::fs::write(folder.join(FILE), STARTER).map_err(cannot)?;
     std::fs::write(folder.join("mappings/accounts.yaml"), STARTER_MAPPING).map_err(cannot)?;
     std::fs::write(folder.join(".gitignore"), ".bridgehead/\n*.db*\n").map_err(cannot)?;
     // SQLite makes the file only for who asks for it: here we do.

@@ -5,6 +5,9 @@
 //! the endpoint's name.
 
 pub mod contract;
+mod kind;
+
+pub use kind::{Kind, References, Setup, configuration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -134,8 +137,18 @@ pub trait Source: Catalog {
     /// Returns the end of a window that begins now; `None` when the entity has no cursor.
     async fn now(&self, entity: &Entity) -> Result<Option<String>>;
 
+    /// True when the position of `read` can still be gone on from; where not, the read begins anew.
+    async fn holds(&self, _read: &Read) -> Result<bool> {
+        Ok(true)
+    }
+
     /// Returns how many rows a read has from its very beginning, by the system's own count.
     async fn count(&self, read: &Read) -> Result<u64>;
+
+    /// Returns the number of calls that reading so many rows will take.
+    fn forecast_read_calls(&self, _rows: u64) -> u64 {
+        0
+    }
 
     /// Starts a read. Dropping the stream stops it and leaves nothing running.
     async fn read(&self, read: Read) -> Result<Batches>;

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array as _, ArrayRef, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::error::ArrowError;
-use model::{Column, RecordError, Type, digest, text_of};
+use model::{Column, RecordError, Type, Unreadable, digest, text_of};
 use serde_json::{Map, Value};
 
 /// Most bytes of a chunk, so that wide rows don't fill the memory.
@@ -19,6 +19,8 @@ pub(crate) struct Chunk {
     /// For each mapped row, its row among all source rows.
     origins: Vec<u32>,
     pub(crate) refused: Vec<(usize, RecordError)>,
+    /// Rows that the source could not read.
+    pub(crate) unreadable: Vec<Unreadable>,
     pub(crate) rows: usize,
     bytes: usize,
 }
@@ -42,11 +44,11 @@ impl Chunk {
     }
 
     pub(crate) fn is_full(&self, rows: usize) -> bool {
-        self.rows >= rows || self.bytes >= MAX_BYTES
+        self.rows + self.unreadable.len() >= rows || self.bytes >= MAX_BYTES
     }
 
-    /// Puts the rows together; `None` when there are none.
-    pub(crate) fn ready(self, key: &str, parents: &[String]) -> Result<Option<Ready>, ArrowError> {
+    /// Puts the rows together; `None` when there are none. `identity` is the source's column that tells records apart.
+    pub(crate) fn ready(self, key: &str, identity: usize, parents: &[String]) -> Result<Option<Ready>, ArrowError> {
         let (Some(first), Some(first_mapped)) = (self.sources.first(), self.mapped.first()) else { return Ok(None) };
         let source = concat_batches(first.schema_ref(), &self.sources)?;
         let mapped = concat_batches(first_mapped.schema_ref(), &self.mapped)?;
@@ -58,11 +60,11 @@ impl Chunk {
         for row in 0..mapped.num_rows() {
             let text = text_of(mapped.column(place).as_ref(), row).unwrap_or_default().into_owned();
             let Some(before) = holders.insert(text.clone(), row) else { continue };
-            let origin = |row: usize| text_of(source.column(0).as_ref(), self.origins[row] as usize);
+            let origin = |row: usize| text_of(source.column(identity).as_ref(), self.origins[row] as usize);
             let same = (0..mapped.num_columns()).all(|column| {
                 text_of(mapped.column(column).as_ref(), row) == text_of(mapped.column(column).as_ref(), before)
             });
-            if same || (origin(row) == origin(before) && source.schema_ref().field(0).name() == "Id") {
+            if same || (identity > 0 && origin(row) == origin(before)) {
                 keep[before] = false;
             } else {
                 keep[row] = false;
@@ -141,8 +143,12 @@ pub(crate) fn base(batch: &RecordBatch, row: usize) -> Vec<u8> {
     base
 }
 
+/// Returns the text of a value; empty for null.
+pub(crate) fn cell(batch: &RecordBatch, column: usize, row: usize) -> String {
+    text_of(batch.column(column).as_ref(), row).unwrap_or_default().into_owned()
+}
+
 /// Returns the text of a row's first column, the key of its source.
 pub(crate) fn source_key(batch: &RecordBatch, row: usize) -> String {
-    let column = batch.column(0);
-    if column.is_null(row) { String::new() } else { text_of(column.as_ref(), row).unwrap_or_default().into_owned() }
+    cell(batch, 0, row)
 }

@@ -4,8 +4,14 @@
 //! checkpoint moves in the same transaction that stores an outcome for every row before it.
 
 mod chunk;
+mod deletes;
+mod prepare;
 mod report;
 mod run;
+mod settle;
+mod sync;
 
+pub use prepare::{Forecast, forecast};
 pub use report::{Counts, Error, Progress, Receipt, Report};
-pub use run::{Deletes, Forecast, Options, Sync, forecast, run};
+pub use run::{Options, run};
+pub use sync::{Deletes, Sync, in_order};

@@ -35,6 +35,9 @@ pub enum Error {
         /// Records that are linked.
         of: u64,
     },
+    /// A rule of the mapping lets no record pass that fails it.
+    #[error(transparent)]
+    Rejected(#[from] mapping::Rejected),
     /// A person stopped it.
     #[error("stopped; run it again to go on from the checkpoint")]
     Stopped,
@@ -48,6 +51,7 @@ impl Error {
             Self::Endpoint(error) => error.class(),
             Self::State(error) => error.class(),
             Self::Batch { .. } => Class::Internal,
+            Self::Rejected(_) => Class::Rejected,
             Self::Brake { .. } | Self::Stopped => Class::Stopped,
         }
     }

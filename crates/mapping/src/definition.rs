@@ -1,5 +1,6 @@
 //! A mapping file as written.
 
+use model::{Side, digest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
@@ -31,6 +32,12 @@ pub struct Definition {
     /// Checks on the records of the source.
     #[serde(default)]
     pub rules: Vec<Rule>,
+    /// How records that have no key yet find their counterpart. For two-way syncs; a one-way sync refuses them.
+    #[serde(default, rename = "match")]
+    pub matches: Vec<Match>,
+    /// Fingerprint of all that the file says; comments and layout are no part of it.
+    #[serde(skip)]
+    pub digest: u64,
 }
 
 /// The Salesforce side of a mapping.
@@ -98,6 +105,31 @@ pub struct Pair {
     #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub lookup: Option<Spanned<String>>,
+    /// The system of record: who wins where both sides changed the field. One-way syncs have no such case.
+    #[serde(default)]
+    pub owner: Option<Owner>,
+}
+
+/// Two expressions that give the same text for two records that are one.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Match {
+    /// SQL expression over the fields of Salesforce records whose key is empty.
+    #[schemars(with = "String")]
+    pub when_key_missing: Spanned<String>,
+    /// SQL expression over the external fields.
+    #[schemars(with = "String")]
+    pub external: Spanned<String>,
+}
+
+/// A side that owns a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// The Salesforce org.
+    Salesforce,
+    /// The system outside.
+    External,
 }
 
 /// A check on the records of the source.
@@ -121,6 +153,8 @@ pub enum OnFail {
     /// It is kept aside with the rule as its reason.
     #[default]
     DeadLetter,
+    /// The run stops before the record's batch is written; what came before stays done.
+    Reject,
     /// It is written all the same, and counted.
     Warn,
 }
@@ -138,22 +172,46 @@ pub struct Mistake {
 }
 
 impl Mistake {
-    pub(crate) fn at<T>(place: &Spanned<T>, message: impl Into<String>) -> Self {
+    /// Returns a mistake at a place of the file.
+    pub fn at<T>(place: &Spanned<T>, message: impl Into<String>) -> Self {
         Self { line: place.referenced.line(), column: place.referenced.column(), message: message.into() }
     }
 }
 
+impl Direction {
+    /// Returns the side that is read.
+    pub fn source(self) -> Side {
+        self.target().other()
+    }
+
+    /// Returns the side that is written.
+    pub fn target(self) -> Side {
+        match self {
+            Self::ToExternal => Side::External,
+            Self::ToSalesforce => Side::Salesforce,
+        }
+    }
+}
+
 impl Definition {
+    /// Returns the mappings of the parents, each with the place that names it; not this mapping itself.
+    pub fn parents(&self) -> impl Iterator<Item = &Spanned<String>> {
+        self.fields.iter().filter_map(|pair| pair.lookup.as_ref()).filter(|parent| parent.value != self.mapping)
+    }
+
     /// Reads a mapping file.
     ///
     /// # Errors
     ///
     /// The first thing that is no YAML, or no mapping.
     pub fn parse(text: &str) -> Result<Self, Mistake> {
-        serde_saphyr::from_str(text).map_err(|error| {
+        let mistake = |error: serde_saphyr::Error| {
             let (line, column) = error.location().map_or((1, 1), |place| (place.line(), place.column()));
-            let message = error.without_snippet().to_string();
-            Mistake { line, column, message }
-        })
+            Mistake { line, column, message: error.without_snippet().to_string() }
+        };
+        let mut definition: Self = serde_saphyr::from_str(text).map_err(mistake)?;
+        let content: serde_json::Value = serde_saphyr::from_str(text).map_err(mistake)?;
+        definition.digest = digest(content.to_string().as_bytes());
+        Ok(definition)
     }
 }

@@ -7,5 +7,5 @@ mod definition;
 mod evaluate;
 mod plan;
 
-pub use definition::{Definition, Direction, External, Mistake, OnFail, Pair, Rule, Salesforce};
-pub use plan::{Mapped, Parents, Plan};
+pub use definition::{Definition, Direction, External, Match, Mistake, OnFail, Owner, Pair, Rule, Salesforce};
+pub use plan::{Links, Mapped, Parents, Plan, Rejected};

@@ -1,14 +1,14 @@
 //! A mapping checked against both catalogs and made ready for batches.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringBuilder};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::physical_expr::PhysicalExpr;
-use model::{Conversion, Entity, Field, RecordError, Type};
+use model::{Conversion, Entity, Field, RecordError, Side, Type, text_of};
 use serde_saphyr::Spanned;
 
 use crate::definition::{Definition, Direction, Mistake, OnFail, Pair};
@@ -17,12 +17,30 @@ use crate::evaluate::{Language, evaluate, fit, passes};
 /// What a mapping may know of the others: each one's name with the Salesforce key of its records.
 pub type Parents<'p> = &'p dyn Fn(&str) -> Option<String>;
 
+/// Finds links: given a mapping, the side that keys are of, and keys, returns the keys of their counterparts.
+pub type Links<'l> = &'l dyn Fn(&str, Side, &[&str]) -> Result<HashMap<String, String>, BoxError>;
+
+/// The cause of an error, whatever its type.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A record that a rule with `on_fail: reject` does not let pass.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the rule {rule} does not hold for {key:?}, and rejects the run")]
+pub struct Rejected {
+    /// The rule.
+    pub rule: String,
+    /// Key of the record.
+    pub key: String,
+}
+
 /// Where the values of a target column come from.
 enum From {
     /// A source column, as it is.
     Column(usize),
     /// An expression; `value` is the paired source column.
     Expression { run: Arc<dyn PhysicalExpr>, kind: DataType, value: Option<usize> },
+    /// The key of a parent, translated through the links of its mapping.
+    Link { column: usize, parent: String },
 }
 
 struct Output {
@@ -43,12 +61,15 @@ pub struct Plan {
     pub source_fields: Vec<String>,
     /// Types of those fields.
     pub source_kinds: Vec<Type>,
+    /// Place among `source_fields` of the id of the Salesforce record, where Salesforce is the source.
+    pub record_id: Option<usize>,
     /// Field of the target that identifies a record.
     pub target_key: String,
     /// Target columns that hold references to parents.
     pub parent_columns: Vec<String>,
     /// Conversions that can lose something, each a sentence.
     pub conversions: Vec<String>,
+    source: Side,
     outputs: Vec<Output>,
     checks: Vec<Check>,
     schema: SchemaRef,
@@ -76,9 +97,13 @@ impl std::fmt::Debug for Plan {
     }
 }
 
-fn unknown(entity: &Entity, name: &Spanned<String>) -> Mistake {
+fn unknown(entity: &Entity, side: Side, name: &Spanned<String>) -> Mistake {
     let hint = entity.nearest(&name.value).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-    let message = format!("{} has no field {:?} that this login can see{hint}", entity.name, name.value);
+    let permission = match side {
+        Side::Salesforce if hint.is_empty() => "; if it is there, give the login read access to it (field-level security)",
+        _ => "",
+    };
+    let message = format!("{} has no field {:?} that this login can see{hint}{permission}", entity.name, name.value);
     Mistake::at(name, message)
 }
 
@@ -105,12 +130,12 @@ impl Plan {
     }
 
     /// Maps a batch whose columns are [`Self::source_fields`]. A row that can't be mapped is set aside with
-    /// its reason; the others go on.
+    /// its reason; the others go on. `links` finds the parents of lookups that go through links.
     ///
     /// # Errors
     ///
-    /// When a batch has other columns than it should.
-    pub fn apply(&self, batch: &RecordBatch) -> Result<Mapped, ArrowError> {
+    /// When a batch has other columns than it should, `links` fails, or a rule rejects the run ([`Rejected`], wrapped).
+    pub fn apply(&self, batch: &RecordBatch, links: Links<'_>) -> Result<Mapped, ArrowError> {
         let rows = batch.num_rows();
         let mut reasons: Vec<Option<RecordError>> = vec![None; rows];
         let mut warnings = 0;
@@ -124,6 +149,10 @@ impl Plan {
             let Some(passed) = passes(&values) else { continue };
             for row in (0..rows).filter(|row| passed.is_valid(*row) && !passed.value(*row)) {
                 match check.on_fail {
+                    OnFail::Reject => {
+                        let key = text_of(batch.column(0).as_ref(), row).unwrap_or_default().into_owned();
+                        return Err(ArrowError::ExternalError(Rejected { rule: check.name.clone(), key }.into()));
+                    }
                     OnFail::Warn => warnings += 1,
                     OnFail::DeadLetter => refuse(
                         row,
@@ -140,6 +169,9 @@ impl Plan {
                     let batch = with_value(batch, *value)?;
                     evaluate(run, kind, &batch, &mut refuse)
                 }
+                From::Link { column, parent } => {
+                    self.translate(batch.column(*column), &output.field.name, parent, links, &mut refuse)?
+                }
             };
             columns.push(fit(values, &output.field, output.required, &mut refuse));
         }
@@ -149,6 +181,34 @@ impl Plan {
         let rows = (0..rows).filter(|row| keep.value(*row)).collect();
         let refused = reasons.into_iter().enumerate().filter_map(|(row, reason)| Some((row, reason?))).collect();
         Ok(Mapped { records, rows, refused, warnings })
+    }
+}
+
+impl Plan {
+    /// Replaces keys of parents by those of their counterparts; a parent without one is missing still.
+    fn translate(
+        &self,
+        keys: &ArrayRef,
+        field: &str,
+        parent: &str,
+        links: Links<'_>,
+        refuse: &mut dyn FnMut(usize, RecordError),
+    ) -> Result<ArrayRef, ArrowError> {
+        let texts: Vec<_> = (0..keys.len()).map(|row| text_of(keys.as_ref(), row)).collect();
+        let mut wanted: Vec<&str> = texts.iter().flatten().map(AsRef::as_ref).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let found = links(parent, self.source, &wanted).map_err(ArrowError::ExternalError)?;
+        let mut translated = StringBuilder::new();
+        for (row, text) in texts.iter().enumerate() {
+            let counterpart = text.as_ref().and_then(|text| found.get(text.as_ref()));
+            if let (Some(text), None) = (text, counterpart) {
+                let message = format!("{field}: {text:?} has no link in the mapping {parent} yet");
+                refuse(row, RecordError::rejected("MISSING_PARENT", message).with_field(field));
+            }
+            translated.append_option(counterpart);
+        }
+        Ok(Arc::new(translated.finish()))
     }
 }
 
@@ -177,6 +237,8 @@ struct Draft {
     required: bool,
     column: Option<usize>,
     expression: Option<Spanned<String>>,
+    /// The mapping of the parent, for a reference that goes through links.
+    through: Option<String>,
 }
 
 impl Planner<'_> {
@@ -186,12 +248,20 @@ impl Planner<'_> {
             Direction::ToExternal => (salesforce, external),
             Direction::ToSalesforce => (external, salesforce),
         };
+        if let Some(first) = definition.matches.first() {
+            let message = "match rules pair records of a two-way sync; take them out of a mapping that syncs one way";
+            self.mistakes.push(Mistake::at(&first.when_key_missing, message));
+        }
         let mut drafts = Vec::new();
         let mut parent_columns = Vec::new();
         let mut conversions = Vec::new();
         if let Some(draft) = self.key(source_key, target_key) {
             drafts.push(draft);
         }
+        let record_id = match (self.direction, self.source.key.first()) {
+            (Direction::ToExternal, Some(id)) => Some(self.read(&id.clone(), Type::Text)),
+            _ => None,
+        };
         for pair in &definition.fields {
             if let Some(draft) = self.pair(pair, parents) {
                 if drafts.iter().any(|other: &Draft| other.field.name == draft.field.name) {
@@ -206,7 +276,9 @@ impl Planner<'_> {
         }
         let written: BTreeSet<&str> =
             drafts.iter().map(|draft| draft.field.name.split('.').next().unwrap_or_default()).collect();
-        for field in self.target.fields.iter().filter(|field| field.needs_value()) {
+        // Records whose key the target gives itself can't be made by it, only changed.
+        let inserts = drafts.first().is_none_or(|draft| draft.field.createable);
+        for field in self.target.fields.iter().filter(|field| inserts && field.needs_value()) {
             let relationship = field.relationship.as_deref().unwrap_or_default();
             if !written.contains(field.name.as_str()) && !written.contains(relationship) {
                 let message = format!("{} needs a value for {}, and no field gives one", self.target.name, field.name);
@@ -240,7 +312,10 @@ impl Planner<'_> {
         let mut outputs = Vec::new();
         for draft in drafts {
             let from = match (&draft.expression, draft.column) {
-                (None, Some(column)) => From::Column(column),
+                (None, Some(column)) => match draft.through {
+                    Some(parent) => From::Link { column, parent },
+                    None => From::Column(column),
+                },
                 (None, None) => continue,
                 (Some(text), value) => {
                     let mut fields = fields.clone();
@@ -254,6 +329,7 @@ impl Planner<'_> {
             let kind = match &from {
                 From::Column(column) => Some(self.fields[*column].1),
                 From::Expression { kind, .. } => Type::from_arrow(kind),
+                From::Link { .. } => Some(Type::Text),
             };
             let place = draft.expression.as_ref().unwrap_or(target_key);
             match kind.map(|kind| (kind, kind.conversion_to(draft.field.kind))) {
@@ -291,6 +367,8 @@ impl Planner<'_> {
         Some(Plan {
             source_fields: self.fields.iter().map(|(name, _)| name.clone()).collect(),
             source_kinds: self.fields.iter().map(|(_, kind)| *kind).collect(),
+            record_id,
+            source: self.direction.source(),
             target_key: outputs.first()?.field.name.clone(),
             parent_columns,
             conversions,
@@ -326,7 +404,7 @@ impl Planner<'_> {
     fn source_field(&mut self, name: &Spanned<String>) -> Option<Field> {
         let found = self.source.field(&name.value).cloned();
         if found.is_none() {
-            self.mistakes.push(unknown(self.source, name));
+            self.mistakes.push(unknown(self.source, self.direction.source(), name));
         }
         found
     }
@@ -334,7 +412,7 @@ impl Planner<'_> {
     fn target_field(&mut self, name: &Spanned<String>) -> Option<Field> {
         let found = self.target.field(&name.value).cloned();
         match &found {
-            None => self.mistakes.push(unknown(self.target, name)),
+            None => self.mistakes.push(unknown(self.target, self.direction.target(), name)),
             Some(field) if !field.createable && !field.updateable => {
                 let why = if field.calculated { "it is computed there" } else { "it is read-only for this login" };
                 self.mistakes.push(Mistake::at(name, format!("{} can't be written: {why}", field.name)));
@@ -348,17 +426,17 @@ impl Planner<'_> {
         let from = self.source_field(source)?;
         let column = self.read(&from.name, from.kind);
         let Some(field) = self.target.field(&target.value).cloned() else {
-            self.mistakes.push(unknown(self.target, target));
+            self.mistakes.push(unknown(self.target, self.direction.target(), target));
             return None;
         };
-        if !field.unique && !self.target.key.contains(&field.name) {
+        if !field.unique && !field.external_id && !self.target.key.contains(&field.name) {
             let message = format!(
                 "{} of {} is not unique, so it can't identify a record; make it a primary key, a unique column or an external id",
                 field.name, self.target.name
             );
             self.mistakes.push(Mistake::at(target, message));
         }
-        Some(Draft { field, required: true, column: Some(column), expression: None })
+        Some(Draft { field, required: true, column: Some(column), expression: None, through: None })
     }
 
     fn pair(&mut self, pair: &Pair, parents: Parents<'_>) -> Option<Draft> {
@@ -394,11 +472,12 @@ impl Planner<'_> {
             }
         }
         let required = field.needs_value();
-        Some(Draft { field, required, column, expression: expression.clone() })
+        Some(Draft { field, required, column, expression: expression.clone(), through: None })
     }
 
-    /// A reference is carried as the parent's key: in Salesforce a field behind the relationship, unless
-    /// that key is the record's own id.
+    /// A reference is carried as the parent's key: in Salesforce as a field behind the relationship, which the org
+    /// resolves itself. Where that can't be said (a reference to several objects) it goes through the links of the
+    /// parent's mapping.
     fn lookup(
         &mut self,
         source: &Spanned<String>,
@@ -411,23 +490,34 @@ impl Planner<'_> {
             return None;
         };
         let (from, mut field) = (self.source_field(source)?, self.target_field(target)?);
-        let dotted =
-            |field: &Field| field.relationship.as_ref().filter(|_| key != "Id").map(|name| format!("{name}.{key}"));
+        let reference = if self.direction == Direction::ToExternal { &from } else { &field };
+        if reference.references.is_empty() {
+            let place = if self.direction == Direction::ToExternal { source } else { target };
+            let message = format!("{} is no reference, so it can't be looked up in {}", reference.name, parent.value);
+            self.mistakes.push(Mistake::at(place, message));
+            return None;
+        }
+        let dotted = reference
+            .relationship
+            .as_ref()
+            .filter(|_| key != "Id" && reference.references.len() == 1)
+            .map(|name| format!("{name}.{key}"));
+        let through = (dotted.is_none() && key != "Id").then(|| parent.value.clone());
+        let required = field.needs_value();
         let column = match self.direction {
             Direction::ToExternal => {
-                let name = dotted(&from).unwrap_or(from.name);
+                let name = dotted.unwrap_or(from.name);
                 self.read(&name, Type::Text)
             }
             Direction::ToSalesforce => {
-                if let Some(name) = dotted(&field) {
+                if let Some(name) = dotted {
                     field.name = name;
                     field.length = None;
                 }
                 self.read(&from.name, from.kind)
             }
         };
-        let required = field.needs_value();
-        Some(Draft { field, required, column: Some(column), expression: None })
+        Some(Draft { field, required, column: Some(column), expression: None, through })
     }
 }
 
@@ -507,7 +597,7 @@ mod tests {
             ("n", Arc::new(Int64Array::from(vec![Some(5), Some(0), Some(1), Some(1), None, Some(1)]))),
         ])
         .expect("a batch");
-        let mapped = plan.apply(&batch).expect("mapped");
+        let mapped = plan.apply(&batch, &|_, _, _| Ok(HashMap::new())).expect("mapped");
         assert_eq!(mapped.rows, [0]);
         assert_eq!(mapped.records.column(1).as_string::<i32>().value(0), "A");
         let codes: Vec<&str> = mapped.refused.iter().map(|(_, error)| error.code.as_str()).collect();

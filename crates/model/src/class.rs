@@ -44,6 +44,19 @@ impl Class {
         }
     }
 
+    /// Returns how much a class matters beside others, when several things went wrong at once; more is worse.
+    pub fn gravity(self) -> u8 {
+        match self {
+            Self::Rejected => 1,
+            Self::Stopped => 2,
+            Self::Transient { .. } => 3,
+            Self::Exhausted => 4,
+            Self::Mapping => 5,
+            Self::Auth => 6,
+            Self::Internal => 7,
+        }
+    }
+
     /// True when the very same call may succeed later.
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Transient { .. })

@@ -91,6 +91,27 @@ impl Field {
         self
     }
 
+    /// Says what is different about the field `now`.
+    fn drift(&self, now: &Self) -> Vec<String> {
+        let length = |field: &Self| field.length.map_or("any length".to_owned(), |length| format!("{length} characters"));
+        let flag = |on: bool, yes: &str, no: &str| if on { yes.to_owned() } else { no.to_owned() };
+        let facts = |field: &Self| {
+            [
+                field.kind.to_string(),
+                length(field),
+                flag(field.nillable, "may be empty", "is required"),
+                flag(field.updateable || field.createable, "can be written", "is read-only"),
+            ]
+        };
+        let changed = facts(self).into_iter().zip(facts(now)).filter(|(before, after)| before != after);
+        let mut found: Vec<String> = changed.map(|(before, after)| format!("was: {before}, now: {after}")).collect();
+        if let (Some(before), Some(after)) = (&self.picklist, &now.picklist) {
+            let gone = before.values.iter().filter(|value| !after.values.contains(value));
+            found.extend(gone.map(|value| format!("{value:?} is no longer in the picklist")));
+        }
+        found
+    }
+
     /// True when an insert that gives no value is refused.
     pub fn needs_value(&self) -> bool {
         self.createable && !self.nillable && !self.defaulted
@@ -161,6 +182,22 @@ impl Entity {
         Ok(Arc::new(Schema::new(fields)))
     }
 
+    /// Returns what is different about the entity `now`, a sentence a difference.
+    pub fn drift(&self, now: &Self) -> Vec<String> {
+        let mut found = Vec::new();
+        for before in &self.fields {
+            let place = format!("{}.{}", self.name, before.name);
+            match now.fields.iter().find(|field| field.name == before.name) {
+                None => found.push(format!("{place} is gone, or hidden from this login")),
+                Some(after) => found.extend(before.drift(after).into_iter().map(|what| format!("{place}: {what}"))),
+            }
+        }
+        let known = |field: &&Field| self.fields.iter().any(|before| before.name == field.name);
+        let new = now.fields.iter().filter(|field| !known(field));
+        found.extend(new.map(|field| format!("{}.{} is new ({})", self.name, field.name, field.kind)));
+        found
+    }
+
     /// Returns the name of a field that looks most like `name`, to suggest in a message.
     pub fn nearest(&self, name: &str) -> Option<&str> {
         let wanted = name.to_lowercase();
@@ -200,6 +237,32 @@ mod tests {
         assert_eq!(entity.nearest("AnualRevenue"), Some("AnnualRevenue"));
         assert_eq!(entity.nearest("billing_city"), Some("BillingCity"));
         assert_eq!(entity.nearest("Zzzzzzzz"), None);
+    }
+
+    #[test]
+    fn drift_tells_what_is_gone_new_or_different() {
+        let picklist = |values: &[&str]| {
+            Some(Picklist { values: values.iter().map(|value| (*value).to_owned()).collect(), restricted: true })
+        };
+        let before = Entity::new("Account").with_fields([
+            Field { length: Some(80), ..Field::new("Name", Type::Text) },
+            Field::new("Fax", Type::Text),
+            Field { picklist: picklist(&["Hot", "Cold"]), ..Field::new("Rating", Type::Text) },
+        ]);
+        let after = Entity::new("Account").with_fields([
+            Field { length: Some(40), ..Field::new("Name", Type::Text).required() },
+            Field { picklist: picklist(&["Hot"]), ..Field::new("Rating", Type::Text) },
+            Field::new("Tier__c", Type::Integer),
+        ]);
+        let expected = [
+            "Account.Name: was: 80 characters, now: 40 characters",
+            "Account.Name: was: may be empty, now: is required",
+            "Account.Fax is gone, or hidden from this login",
+            "Account.Rating: \"Cold\" is no longer in the picklist",
+            "Account.Tier__c is new (integer)",
+        ];
+        assert_eq!(before.drift(&after), expected);
+        assert!(before.drift(&before).is_empty());
     }
 
     #[test]

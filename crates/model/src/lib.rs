@@ -20,7 +20,7 @@ mod outcome;
 mod text;
 mod types;
 
-pub use change::{ChangeBatch, Op, Position};
+pub use change::{ChangeBatch, Op, Position, Side, Unreadable};
 pub use class::Class;
 pub use entity::{Entity, Field, Picklist};
 pub use fingerprint::{Fingerprint, digest, row_text};

@@ -83,9 +83,12 @@ impl Job {
     pub fn completed(self) -> Result<Self, Error> {
         match self.state.as_str() {
             "Aborted" | "Failed" => Err(Error::JobFailed {
+                message: self.error_message.filter(|text| !text.is_empty()).unwrap_or_else(|| {
+                    let who = if self.state == "Aborted" { "somebody in the org stopped it" } else { "no reason given" };
+                    who.to_owned()
+                }),
                 job: self.id,
                 state: self.state,
-                message: self.error_message.unwrap_or_default(),
             }),
             _ => Ok(self),
         }

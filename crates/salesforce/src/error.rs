@@ -104,6 +104,8 @@ impl Error {
             Self::SignIn { .. } | Self::GrantLost { .. } | Self::BadCredential { .. } => Class::Auth,
             Self::Refused { status, source, .. } => class_of(&source.code, &source.message, *status),
             Self::BadAnswer { .. } => Class::Transient { after: None },
+            // Somebody in the org wanted it to stop.
+            Self::JobFailed { state, .. } if state == "Aborted" => Class::Stopped,
             Self::JobFailed { message, .. } => class_of("", message, 400),
             Self::BadValue { .. } => Class::Mapping,
             Self::TokenFile(_) | Self::Spool(_) => Class::Internal,

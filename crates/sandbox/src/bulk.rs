@@ -460,6 +460,9 @@ impl Org {
                 job.processed += batch.len() as u64;
                 job.failed += refused;
             });
+            if self.faults.aborts_job() {
+                self.jobs.change(&job.id, |job| job.state = "Aborted");
+            }
         }
         for writer in [&mut successful, &mut failed, &mut unprocessed] {
             writer.flush().map_err(|error| error.to_string())?;

@@ -22,6 +22,7 @@ mod composite;
 mod dates;
 mod describe;
 mod error;
+mod faults;
 mod id;
 mod oauth;
 mod org;

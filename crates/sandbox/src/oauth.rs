@@ -114,6 +114,11 @@ impl Org {
         if session || refresh { Answer::empty(200) } else { refused(400, "unsupported_token_type", "invalid token") }
     }
 
+    /// Ends every session.
+    pub(crate) fn expire_sessions(&self) {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// True if the token opens the org.
     pub(crate) fn is_valid(&self, token: &str) -> bool {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).contains_key(token)

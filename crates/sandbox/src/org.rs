@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::bulk::Jobs;
 use crate::error::{Answered, ApiError};
+use crate::faults::Faults;
 use crate::project::{self, ProjectError};
 use crate::query::Plan;
 use crate::schema::Schema;
@@ -111,6 +112,7 @@ pub(crate) struct Org {
     records: Mutex<Records>,
     cursors: Mutex<HashMap<String, Cursor>>,
     calls: AtomicU64,
+    pub(crate) faults: Faults,
 }
 
 impl Org {
@@ -144,6 +146,7 @@ impl Org {
             records: Mutex::new(Records { connection, serials: Serials::new() }),
             cursors: Mutex::new(HashMap::new()),
             calls: AtomicU64::new(0),
+            faults: Faults::new(config.api_calls),
             config,
         };
         org.seed().map_err(|error| StartError::Seed(error.message))?;
@@ -211,7 +214,14 @@ impl Org {
         let Records { connection, serials } = &mut *records;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let mut store =
-            Store { schema: &self.schema, connection, serials, user: &self.user_id, now: stamp(self.now()) };
+            Store {
+                schema: &self.schema,
+                connection,
+                serials,
+                user: &self.user_id,
+                now: stamp(self.now()),
+                faults: &self.faults,
+            };
         let result = write(&mut store);
         connection.execute_batch(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
         result
@@ -230,7 +240,7 @@ impl Org {
     /// Counts an API call against the allowance; refuses it when none is left.
     pub(crate) fn spend_call(&self) -> Answered<()> {
         let used = self.calls.fetch_add(1, Ordering::Relaxed);
-        if used < self.config.api_calls {
+        if used < self.faults.allowance() {
             return Ok(());
         }
         self.calls.fetch_sub(1, Ordering::Relaxed);

@@ -418,7 +418,7 @@ impl Org {
     fn limits(&self) -> Value {
         let pair = |max: u64, used: u64| json!({"Max": max, "Remaining": max.saturating_sub(used)});
         json!({
-            "DailyApiRequests": pair(self.config.api_calls, self.calls()),
+            "DailyApiRequests": pair(self.faults.allowance(), self.calls()),
             "DailyBulkApiBatches": pair(15_000, 0),
             "DailyBulkV2QueryJobs": pair(10_000, self.jobs.count("query")),
             "DailyBulkV2QueryFileStorageMB": pair(976_562, 0),

@@ -82,7 +82,27 @@ impl Sandbox {
 
     /// Ends every session: the next call with any of their tokens is refused.
     pub fn expire_sessions(&self) {
-        self.org.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        self.org.expire_sessions();
+    }
+
+    /// Lets the session of every client end with the answer to the call after the next `calls`.
+    pub fn expire_sessions_after(&self, calls: u32) {
+        self.org.faults.expire_after(calls);
+    }
+
+    /// Lets the next `writes` writes of records meet a lock.
+    pub fn lock_rows(&self, writes: u64) {
+        self.org.faults.lock_rows(writes);
+    }
+
+    /// Aborts the next `jobs` ingest jobs, each after its first batch, as an administrator would.
+    pub fn abort_jobs(&self, jobs: u64) {
+        self.org.faults.abort_jobs(jobs);
+    }
+
+    /// Sets the API calls a day, those already spent among them.
+    pub fn allow_calls(&self, calls: u64) {
+        self.org.faults.allow(calls);
     }
 
     /// Stops listening and waits for the calls under way.
@@ -194,6 +214,9 @@ fn answer(org: &Arc<Org>, call: &Call) -> Answer {
 
 /// Checks the session of a call.
 pub(crate) fn authorised(org: &Org, call: &Call) -> Result<(), ApiError> {
+    if org.faults.expires_now() {
+        org.expire_sessions();
+    }
     match bearer(call) {
         Some(token) if org.is_valid(token) => Ok(()),
         _ => Err(ApiError::new(401, "INVALID_SESSION_ID", "Session expired or invalid")),
@@ -230,7 +253,7 @@ fn respond(org: &Org, answer: Answer) -> Response {
             headers.insert(HeaderName::from_static(name), value);
         }
     }
-    let usage = format!("api-usage={}/{}", org.calls(), org.config.api_calls);
+    let usage = format!("api-usage={}/{}", org.calls(), org.faults.allowance());
     if let Ok(usage) = HeaderValue::from_str(&usage) {
         headers.insert("sforce-limit-info", usage);
     }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 use serde_json::{Map, Value};
 
 use crate::error::{Answered, ApiError};
+use crate::faults::Faults;
 use crate::id;
 use crate::schema::{Field, Kind, Object, Schema};
 use crate::value::coerce;
@@ -76,6 +77,7 @@ pub(crate) struct Store<'o> {
     pub(crate) serials: &'o mut Serials,
     pub(crate) user: &'o str,
     pub(crate) now: String,
+    pub(crate) faults: &'o Faults,
 }
 
 impl Store<'_> {
@@ -110,6 +112,7 @@ impl Store<'_> {
             return Err(error);
         }
         self.check_uniqueness(object, &row, None)?;
+        self.faults.meet_lock(&object.prefix)?;
         let serial = self.next_serial(object)?;
         let id = id::make(&object.prefix, serial);
         for field in object.stored() {
@@ -134,6 +137,7 @@ impl Store<'_> {
     pub(crate) fn update(&mut self, object: &Object, id: &str, values: &Map<String, Value>) -> Answered<()> {
         let id = id::normal(id).filter(|id| id.starts_with(&object.prefix)).ok_or_else(|| malformed_id(id))?;
         self.require_alive(object, &id)?;
+        self.faults.meet_lock(&id)?;
         let mut row = self.checked(object, values, false)?;
         let emptied: Vec<String> = row
             .iter()

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
-use model::Class;
+use model::{Class, Entity, Side};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,9 @@ pub struct Checkpoint {
     pub since: Option<String>,
     /// Window in progress: its end, whether it is a full read, and the position reached in it.
     pub open: Option<Open>,
+    /// Fingerprint of the mapping that the rows went through; another mapping reads everything again.
+    #[serde(default)]
+    pub mapping: u64,
 }
 
 /// A window in progress.
@@ -90,15 +93,72 @@ pub struct Open {
     pub rows: u64,
 }
 
-/// The tie between a Salesforce record and its external record.
+/// The lasting tie between a Salesforce record and its external record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Key of the record in the source.
-    pub source: String,
-    /// Key of the record in the target.
-    pub target: String,
-    /// Fingerprint of each field as last agreed, 8 bytes each in the mapping's order.
+    /// Id of the Salesforce record.
+    pub salesforce: String,
+    /// Key of the external record.
+    pub external: String,
+    /// The side that was written last, whose values `base` is of.
+    pub side: Side,
+    /// The base: a fingerprint of each mapped field as last agreed, 8 bytes each in the mapping's order.
     pub base: Vec<u8>,
+}
+
+impl Link {
+    /// Returns the key of the record on one side.
+    pub fn key(&self, side: Side) -> &str {
+        match side {
+            Side::Salesforce => &self.salesforce,
+            Side::External => &self.external,
+        }
+    }
+}
+
+fn key_column(side: Side) -> &'static str {
+    match side {
+        Side::Salesforce => "salesforce",
+        Side::External => "external",
+    }
+}
+
+fn seen_column(side: Side) -> &'static str {
+    match side {
+        Side::Salesforce => "seen_salesforce",
+        Side::External => "seen_external",
+    }
+}
+
+fn side_number(side: Side) -> i64 {
+    match side {
+        Side::Salesforce => 0,
+        Side::External => 1,
+    }
+}
+
+fn dead_letter(row: &rusqlite::Row<'_>) -> rusqlite::Result<DeadLetter> {
+    Ok(DeadLetter {
+        id: row.get(0)?,
+        sync: row.get(1)?,
+        run: row.get(2)?,
+        state: row.get(3)?,
+        key: row.get(4)?,
+        op: row.get(5)?,
+        record: row.get(6)?,
+        code: row.get(7)?,
+        message: row.get(8)?,
+        at: row.get(9)?,
+    })
+}
+
+fn link(row: &rusqlite::Row<'_>) -> rusqlite::Result<Link> {
+    Ok(Link {
+        salesforce: row.get(0)?,
+        external: row.get(1)?,
+        side: if row.get::<_, i64>(2)? == 0 { Side::Salesforce } else { Side::External },
+        base: row.get(3)?,
+    })
 }
 
 /// A change that could not be applied.
@@ -137,10 +197,23 @@ pub struct Run {
     pub started: String,
     /// When it ended; `None` while it goes on, or after a crash.
     pub ended: Option<String>,
-    /// `running`, `green`, `red` or `stopped`.
+    /// `running`, `green`, `red`, `stopped`, or `cut off` by a crash.
     pub outcome: String,
     /// Counts and timings, as JSON.
     pub body: String,
+}
+
+/// Whose commit it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner<'o> {
+    /// The sync.
+    pub sync: &'o str,
+    /// Its mapping, which the links belong to.
+    pub mapping: &'o str,
+    /// The side that is read.
+    pub source: Side,
+    /// The run that opened the window; links count as seen by it.
+    pub run: i64,
 }
 
 /// What one written batch changes.
@@ -148,10 +221,14 @@ pub struct Run {
 pub struct Commit {
     /// Links made or renewed.
     pub links: Vec<Link>,
-    /// Source keys whose links are gone.
-    pub unlinked: Vec<String>,
+    /// Links that are gone.
+    pub unlinked: Vec<Link>,
+    /// Keys of the source whose records are there though they could not be applied: they are no deletions.
+    pub seen: Vec<String>,
     /// Changes that could not be applied.
     pub dead: Vec<DeadLetter>,
+    /// Keys of the source whose older dead letters no longer matter.
+    pub settled: Vec<String>,
     /// Dead letters that were applied at last.
     pub released: Vec<i64>,
     /// The new checkpoint.
@@ -213,9 +290,11 @@ impl Store {
         }
     }
 
-    /// Notes that a run begins, and returns its number.
+    /// Notes that a run begins, and returns its number. Whoever calls holds the lock of the sync, so that a run of
+    /// it which still counts as running was cut off.
     pub fn begin_run(&self, sync: &str, now: DateTime<Utc>) -> Result<i64> {
         self.with(|db| {
+            db.execute("UPDATE run SET outcome = 'cut off' WHERE sync = ?1 AND outcome = 'running'", [sync])?;
             db.execute(
                 "INSERT INTO run (sync, started, outcome, body) VALUES (?1, ?2, 'running', '{}')",
                 params![sync, now.to_rfc3339()],
@@ -259,67 +338,65 @@ impl Store {
         Ok(body.and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default())
     }
 
-    /// Returns the links of these source keys.
-    pub fn links(&self, mapping: &str, sources: &[&str]) -> Result<HashMap<String, Link>> {
+    /// Returns the links of these keys of one side, by key.
+    pub fn links(&self, mapping: &str, side: Side, keys: &[&str]) -> Result<HashMap<String, Link>> {
         self.with(|db| {
-            let mut statement =
-                db.prepare_cached("SELECT target, base FROM link WHERE mapping = ?1 AND source = ?2")?;
-            let mut found = HashMap::new();
-            for source in sources {
-                let link = statement
-                    .query_row(params![mapping, source], |row| {
-                        Ok(Link { source: (*source).to_owned(), target: row.get(0)?, base: row.get(1)? })
-                    })
-                    .optional()?;
-                found.extend(link.map(|link| ((*source).to_owned(), link)));
+            let column = key_column(side);
+            let sql = format!("SELECT salesforce, external, side, base FROM link WHERE mapping = ?1 AND {column} = ?2");
+            let mut statement = db.prepare_cached(&sql)?;
+            let mut found = HashMap::with_capacity(keys.len());
+            for key in keys {
+                let known = statement.query_row(params![mapping, key], link).optional()?;
+                found.extend(known.map(|link| ((*key).to_owned(), link)));
             }
             Ok(found)
         })
     }
 
-    /// Stores all that a written batch changes, in one transaction. Links are marked as seen in `run`.
-    pub fn commit(&self, sync: &str, mapping: &str, run: i64, commit: &Commit) -> Result<()> {
+    /// Stores all that a written batch changes, in one transaction. Links are marked as seen by the run.
+    pub fn commit(&self, owner: Owner<'_>, commit: &Commit) -> Result<()> {
+        let Owner { sync, mapping, source, run } = owner;
+        let (key, seen) = (key_column(source), seen_column(source));
         self.with(|db| {
             let transaction = db.transaction()?;
             {
-                let mut link = transaction.prepare_cached(
-                    "INSERT INTO link (mapping, source, target, base, seen) VALUES (?1, ?2, ?3, ?4, ?5)
-                     ON CONFLICT (mapping, source) DO UPDATE SET target = ?3, base = ?4, seen = ?5",
-                )?;
-                for Link { source, target, base } in &commit.links {
-                    link.execute(params![mapping, source, target, base, run])?;
+                let mut renew = transaction.prepare_cached(&format!(
+                    "UPDATE link SET side = ?4, base = ?5, {seen} = ?6 WHERE mapping = ?1 AND salesforce = ?2 AND external = ?3"
+                ))?;
+                // A record that was made anew takes the place of the one that its counterpart was tied to.
+                let mut tie = transaction.prepare_cached(&format!(
+                    "INSERT OR REPLACE INTO link (mapping, salesforce, external, side, base, {seen}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+                ))?;
+                for Link { salesforce, external, side, base } in &commit.links {
+                    let values = params![mapping, salesforce, external, side_number(*side), base, run];
+                    if renew.execute(values)? == 0 {
+                        tie.execute(values)?;
+                    }
                 }
-                let mut unlink = transaction.prepare_cached("DELETE FROM link WHERE mapping = ?1 AND source = ?2")?;
-                for source in &commit.unlinked {
-                    unlink.execute(params![mapping, source])?;
+                let mut unlink = transaction
+                    .prepare_cached("DELETE FROM link WHERE mapping = ?1 AND salesforce = ?2 AND external = ?3")?;
+                for link in &commit.unlinked {
+                    unlink.execute(params![mapping, link.salesforce, link.external])?;
                 }
-                let mut seen =
-                    transaction.prepare_cached("UPDATE link SET seen = ?3 WHERE mapping = ?1 AND source = ?2")?;
+                let mut see = transaction
+                    .prepare_cached(&format!("UPDATE link SET {seen} = ?3 WHERE mapping = ?1 AND {key} = ?2"))?;
+                for key in &commit.seen {
+                    see.execute(params![mapping, key, run])?;
+                }
                 // A later version of the same record takes the place of the one that waits.
                 let mut replaced =
                     transaction.prepare_cached("DELETE FROM dead_letter WHERE sync = ?1 AND key = ?2")?;
+                for key in &commit.settled {
+                    replaced.execute([sync, key])?;
+                }
                 let mut dead = transaction.prepare_cached(
                     "INSERT INTO dead_letter (sync, run, state, key, op, record, code, message, at)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                 )?;
-                for link in &commit.links {
-                    replaced.execute(params![sync, link.source])?;
-                }
                 for letter in &commit.dead {
-                    // It is in the source still: a refusal must not look like a deletion.
-                    seen.execute(params![mapping, letter.key, run])?;
-                    replaced.execute(params![sync, letter.key])?;
-                    dead.execute(params![
-                        sync,
-                        run,
-                        letter.state,
-                        letter.key,
-                        letter.op,
-                        letter.record,
-                        letter.code,
-                        letter.message,
-                        letter.at
-                    ])?;
+                    replaced.execute([sync, &letter.key])?;
+                    let DeadLetter { state, key, op, record, code, message, at, .. } = letter;
+                    dead.execute(params![sync, run, state, key, op, record, code, message, at])?;
                 }
                 let mut release = transaction.prepare_cached("DELETE FROM dead_letter WHERE id = ?1")?;
                 for id in &commit.released {
@@ -336,50 +413,84 @@ impl Store {
         })
     }
 
-    /// Returns the number of links of a mapping, and how many of them `run` has not seen.
-    pub fn unseen(&self, mapping: &str, run: i64) -> Result<(u64, u64)> {
+    /// Returns the number of links of a mapping, and how many of them the run has not seen on its side.
+    pub fn unseen(&self, owner: Owner<'_>) -> Result<(u64, u64)> {
         self.with(|db| {
-            let sql = "SELECT count(*), count(*) FILTER (WHERE seen != ?2) FROM link WHERE mapping = ?1";
-            db.query_row(sql, params![mapping, run], |row| {
+            let seen = seen_column(owner.source);
+            let sql = format!("SELECT count(*), count(*) FILTER (WHERE {seen} != ?2) FROM link WHERE mapping = ?1");
+            db.query_row(&sql, params![owner.mapping, owner.run], |row| {
                 Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned()))
             })
         })
     }
 
-    /// Returns at most `limit` links that `run` has not seen.
-    pub fn unseen_links(&self, mapping: &str, run: i64, limit: usize) -> Result<Vec<Link>> {
+    /// Returns at most `limit` links that the run has not seen on its side, behind the external key `after`.
+    pub fn unseen_links(&self, owner: Owner<'_>, after: &str, limit: usize) -> Result<Vec<Link>> {
         self.with(|db| {
-            let sql =
-                "SELECT source, target, base FROM link WHERE mapping = ?1 AND seen != ?2 ORDER BY source LIMIT ?3";
-            db.prepare_cached(sql)?
-                .query_map(params![mapping, run, limit as i64], |row| {
-                    Ok(Link { source: row.get(0)?, target: row.get(1)?, base: row.get(2)? })
-                })?
-                .collect()
+            let seen = seen_column(owner.source);
+            let sql = format!(
+                "SELECT salesforce, external, side, base FROM link
+                 WHERE mapping = ?1 AND {seen} != ?2 AND external > ?3 ORDER BY external LIMIT ?4"
+            );
+            db.prepare_cached(&sql)?.query_map(params![owner.mapping, owner.run, after, limit as i64], link)?.collect()
         })
     }
 
-    /// Returns the dead letters of a sync, or of all, oldest first; only those in `state` if it is given.
-    pub fn dead_letters(&self, sync: Option<&str>, state: Option<&str>) -> Result<Vec<DeadLetter>> {
+    /// Remembers what an entity looked like when a run of the sync went well.
+    pub fn remember_catalog(&self, sync: &str, side: Side, entity: &Entity) -> Result<()> {
+        self.with(|db| {
+            let body = serde_json::to_string(entity)
+                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+            let sql = "INSERT OR REPLACE INTO catalog (sync, side, body) VALUES (?1, ?2, ?3)";
+            db.execute(sql, params![sync, side_number(side), body]).map(drop)
+        })
+    }
+
+    /// Returns what an entity looked like when a run of the sync last went well.
+    pub fn catalog(&self, sync: &str, side: Side) -> Result<Option<Entity>> {
+        let sql = "SELECT body FROM catalog WHERE sync = ?1 AND side = ?2";
+        let body: Option<String> =
+            self.with(|db| db.query_row(sql, params![sync, side_number(side)], |row| row.get(0)).optional())?;
+        Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
+    }
+
+    /// Returns at most `limit` dead letters with a number above `after`, oldest first; only those of `sync` and in
+    /// `state` where these are given.
+    pub fn dead_letters(
+        &self,
+        sync: Option<&str>,
+        state: Option<&str>,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>> {
         self.with(|db| {
             let sql = "SELECT id, sync, run, state, key, op, record, code, message, at FROM dead_letter
-                       WHERE (?1 IS NULL OR sync = ?1) AND (?2 IS NULL OR state = ?2) ORDER BY id";
-            db.prepare_cached(sql)?
-                .query_map(params![sync, state], |row| {
-                    Ok(DeadLetter {
-                        id: row.get(0)?,
-                        sync: row.get(1)?,
-                        run: row.get(2)?,
-                        state: row.get(3)?,
-                        key: row.get(4)?,
-                        op: row.get(5)?,
-                        record: row.get(6)?,
-                        code: row.get(7)?,
-                        message: row.get(8)?,
-                        at: row.get(9)?,
-                    })
-                })?
-                .collect()
+                       WHERE (?1 IS NULL OR sync = ?1) AND (?2 IS NULL OR state = ?2) AND id > ?3 ORDER BY id LIMIT ?4";
+            db.prepare_cached(sql)?.query_map(params![sync, state, after, limit as i64], dead_letter)?.collect()
+        })
+    }
+
+    /// Returns one dead letter.
+    pub fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>> {
+        self.with(|db| {
+            let sql = "SELECT id, sync, run, state, key, op, record, code, message, at FROM dead_letter WHERE id = ?1";
+            db.query_row(sql, [id], dead_letter).optional()
+        })
+    }
+
+    /// Returns the number of the newest dead letter; 0 when there is none.
+    pub fn last_dead_letter(&self) -> Result<i64> {
+        self.with(|db| db.query_row("SELECT coalesce(max(id), 0) FROM dead_letter", [], |row| row.get(0)))
+    }
+
+    /// Returns the number of dead letters, those that are parked apart.
+    pub fn count_dead_letters(&self, sync: Option<&str>) -> Result<(u64, u64)> {
+        self.with(|db| {
+            let sql = "SELECT count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'parked')
+                       FROM dead_letter WHERE ?1 IS NULL OR sync = ?1";
+            db.query_row(sql, [sync], |row| {
+                Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned()))
+            })
         })
     }
 

@@ -14,6 +14,17 @@ const STEPS: &[&str] = &["
                               code TEXT NOT NULL, message TEXT NOT NULL, at TEXT NOT NULL);
     CREATE INDEX dead_letter_key ON dead_letter (sync, key);
     CREATE TABLE work (sync TEXT NOT NULL, work TEXT NOT NULL, UNIQUE (sync, work));
+", "
+    -- A link ties the two records of a mapping, whichever way they were written. Those of format 1 named a sync and
+    -- the keys of its source and target, from which the record's id can't be told: every sync reads everything once.
+    DROP TABLE link;
+    DELETE FROM checkpoint;
+    CREATE TABLE link (mapping TEXT NOT NULL, salesforce TEXT NOT NULL, external TEXT NOT NULL, side INTEGER NOT NULL,
+                       base BLOB NOT NULL, seen_salesforce INTEGER NOT NULL DEFAULT 0,
+                       seen_external INTEGER NOT NULL DEFAULT 0,
+                       UNIQUE (mapping, salesforce), UNIQUE (mapping, external));
+    CREATE TABLE catalog (sync TEXT NOT NULL, side INTEGER NOT NULL, body TEXT NOT NULL, UNIQUE (sync, side));
+    CREATE INDEX dead_letter_state ON dead_letter (sync, state, id);
 "];
 
 /// The format that this version writes.

@@ -9,16 +9,40 @@ fn a_commit_is_there_after_reopening_and_a_second_run_is_sent_away() {
     assert!(matches!(Store::open(&path).expect("again").lock("s"), Err(Error::Busy { .. })));
     drop(lock);
     let run = store.begin_run("s", Utc::now()).expect("a run");
-    let link = Link { source: "a".into(), target: "1".into(), base: vec![1; 8] };
-    let checkpoint = Checkpoint { since: Some("x".into()), open: None };
+    let owner = Owner { sync: "s", mapping: "m", source: Side::Salesforce, run };
+    let link = Link { salesforce: "a".into(), external: "1".into(), side: Side::External, base: vec![1; 8] };
+    let checkpoint = Checkpoint { since: Some("x".into()), open: None, mapping: 7 };
     let commit = Commit { links: vec![link.clone()], checkpoint: Some(checkpoint.clone()), ..Commit::default() };
-    store.commit("s", "m", run, &commit).expect("a commit");
+    store.commit(owner, &commit).expect("a commit");
     drop(store);
     let store = Store::open(&path).expect("the same file");
     assert_eq!(store.checkpoint("s").expect("a checkpoint"), checkpoint);
-    assert_eq!(store.links("m", &["a", "b"]).expect("links").get("a"), Some(&link));
-    assert_eq!(store.unseen("m", run + 1).expect("counts"), (1, 1));
+    assert_eq!(store.links("m", Side::Salesforce, &["a", "b"]).expect("links").get("a"), Some(&link));
+    assert_eq!(store.links("m", Side::External, &["1"]).expect("links").get("1"), Some(&link));
+    assert_eq!(store.unseen(Owner { run: run + 1, ..owner }).expect("counts"), (1, 1));
+    // The external record is tied to another Salesforce record: the old tie gives way.
+    let newer = Link { salesforce: "b".into(), ..link };
+    store.commit(owner, &Commit { links: vec![newer.clone()], ..Commit::default() }).expect("a commit");
+    assert_eq!(store.links("m", Side::External, &["1"]).expect("links").get("1"), Some(&newer));
+    assert!(store.links("m", Side::Salesforce, &["a"]).expect("links").is_empty());
+    // A run that was cut off is told from one that goes on.
+    store.begin_run("s", Utc::now()).expect("another run");
+    let outcomes: Vec<String> = store.runs(2).expect("runs").into_iter().map(|run| run.outcome).collect();
+    assert_eq!(outcomes, ["running", "cut off"]);
     drop(store);
     Connection::open(&path).expect("the file").pragma_update(None, "user_version", 99).expect("a newer format");
     assert!(matches!(Store::open(&path), Err(Error::Newer { found: 99, .. })));
+}
+
+#[test]
+fn a_file_of_format_1_is_brought_up_to_date_and_reads_everything_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state.db");
+    let old = Connection::open(&path).expect("a file");
+    old.execute_batch(include_str!("../../../testdata/state/format-1.sql")).expect("the sample");
+    drop(old);
+    let store = Store::open(&path).expect("a migrated file");
+    assert_eq!(store.checkpoint("orders_in").expect("a checkpoint"), Checkpoint::default());
+    assert_eq!(store.runs(9).expect("runs").len(), 1);
+    assert_eq!(store.count_dead_letters(None).expect("a count"), (1, 0));
 }

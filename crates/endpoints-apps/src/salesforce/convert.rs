@@ -33,7 +33,7 @@ pub(crate) fn entity(object: &Object) -> Entity {
             length: (field.length > 0 && kind == Type::Text && field.kind != "id" && field.kind != "reference")
                 .then_some(field.length),
             nillable: field.nillable,
-            unique: field.unique || field.external_id || field.kind == "id",
+            unique: field.unique || field.kind == "id",
             createable: field.createable,
             updateable: field.updateable,
             defaulted: field.defaulted_on_create || field.kind == "boolean",

@@ -1,5 +1,6 @@
 //! A Salesforce org: reads by REST or Bulk query, writes by collections or Bulk ingest, by volume.
 
+mod config;
 mod convert;
 mod sink;
 mod source;
@@ -10,6 +11,8 @@ use ::salesforce::{Client, Error as OrgError, Object};
 use async_trait::async_trait;
 use endpoint::{Capabilities, Catalog, Error, Journal, Result};
 use model::{Class, Entity};
+
+pub use config::{Auth, KIND, SalesforceConfig};
 
 /// From how many rows on a Bulk job costs fewer calls and less time than REST.
 pub const DEFAULT_BULK_ROWS: u64 = 2_000;

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, TimeDelta};
 use endpoint::{Batches, Error, Read, Result, Source, Window};
 use futures::StreamExt as _;
-use model::{ChangeBatch, Class, Entity, Op, Position, Type};
+use model::{ChangeBatch, Class, Entity, Position, Type};
 use tokio::sync::mpsc;
 
 use super::{Org, failed};
@@ -18,6 +18,8 @@ use super::{Org, failed};
 /// How much earlier than the last window's end the next begins, in minutes: a record becomes visible when
 /// its transaction ends, which may be ten minutes after its `SystemModstamp`.
 const OVERLAP_MINUTES: i64 = 10;
+/// Rows of a page of a REST query. Source: REST API guide, query options.
+const REST_PAGE_ROWS: u64 = 2_000;
 /// Rows of a page of Bulk results.
 const PAGE_ROWS: usize = 50_000;
 /// Batches that wait between the org and whoever takes them.
@@ -87,6 +89,25 @@ impl Source for Org {
             .map_err(failed(format!("cannot count the records of {}", read.entity.name)))
     }
 
+    async fn holds(&self, read: &Read) -> Result<bool> {
+        let Place::Job { job, .. } = Place::parse(read.from.as_ref()) else { return Ok(true) };
+        // The org keeps results for seven days.
+        match self.client.job(Kind::Query, &job).await {
+            Ok(job) => Ok(!matches!(job.state.as_str(), "Aborted" | "Failed")),
+            Err(error) if error.code() == Some("NOT_FOUND") => Ok(false),
+            Err(error) => Err(failed(format!("cannot go on with the query job {job}"))(error)),
+        }
+    }
+
+    fn forecast_read_calls(&self, rows: u64) -> u64 {
+        if rows < self.bulk_rows {
+            rows.div_ceil(REST_PAGE_ROWS).max(1)
+        } else {
+            // Create, a few questions, a page of results each 50,000 rows.
+            4 + rows.div_ceil(PAGE_ROWS as u64)
+        }
+    }
+
     async fn read(&self, read: Read) -> Result<Batches> {
         let mut fields = Vec::new();
         let mut kinds = Vec::new();
@@ -96,15 +117,7 @@ impl Source for Org {
             kinds.push(kind);
         }
         let schema: SchemaRef = Arc::new(Schema::new(fields));
-        let mut place = Place::parse(read.from.as_ref());
-        if let Place::Job { job, .. } = &place {
-            // The org keeps results for seven days; after that the read begins anew.
-            match self.client.job(Kind::Query, job).await {
-                Err(error) if error.code() == Some("NOT_FOUND") => place = Place::Start,
-                Err(error) => return Err(failed(format!("cannot go on with the query job {job}"))(error)),
-                Ok(_) => {}
-            }
-        }
+        let place = Place::parse(read.from.as_ref());
         let rows = self.count(&read).await?;
         let (sender, receiver) = mpsc::channel(WAITING);
         let this = self.clone();
@@ -154,8 +167,7 @@ impl Org {
     }
 
     fn batch(read: &Read, records: arrow::array::RecordBatch, position: Option<Position>) -> ChangeBatch {
-        let op = if read.deleted { Op::Delete } else { Op::Upsert };
-        ChangeBatch { ops: vec![op; records.num_rows()], records, position }
+        if read.deleted { ChangeBatch::deletes(records, position) } else { ChangeBatch::upserts(records, position) }
     }
 
     async fn read_pages(

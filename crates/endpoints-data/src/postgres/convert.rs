@@ -57,12 +57,14 @@ pub(crate) fn native(field: &Field) -> String {
     }
 }
 
-/// Reads one field of a COPY text line into `out`; false for null. Source: PostgreSQL documentation, COPY.
-pub(crate) fn unescape(field: &[u8], out: &mut Vec<u8>) -> bool {
-    out.clear();
-    if field == b"\\N" {
-        return false;
-    }
+/// Reads a line of COPY text into its cells; `None` for null. Source: PostgreSQL documentation, COPY.
+pub(crate) fn cells(line: &[u8], cells: &mut Vec<Option<String>>) {
+    cells.clear();
+    cells.extend(line.split(|byte| *byte == b'\t').map(|field| (field != b"\\N").then(|| unescape(field))));
+}
+
+fn unescape(field: &[u8]) -> String {
+    let mut out = Vec::with_capacity(field.len());
     let mut bytes = field.iter();
     while let Some(byte) = bytes.next() {
         if *byte != b'\\' {
@@ -80,7 +82,8 @@ pub(crate) fn unescape(field: &[u8], out: &mut Vec<u8>) -> bool {
             None => b'\\',
         });
     }
-    true
+    // The server sends UTF-8, whatever it stores.
+    String::from_utf8(out).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 #[cfg(test)]
@@ -116,9 +119,8 @@ mod tests {
         for (native, kind_of, length) in cases {
             assert_eq!(kind(native), (kind_of, length), "{native}");
         }
-        let mut out = Vec::new();
-        assert!(unescape(b"a\\tb\\\\c\\n", &mut out));
-        assert_eq!(out, b"a\tb\\c\n");
-        assert!(!unescape(b"\\N", &mut out));
+        let mut found = Vec::new();
+        cells(b"a\\tb\\\\c\\n\t\\N\t", &mut found);
+        assert_eq!(found, [Some("a\tb\\c\n".to_owned()), None, Some(String::new())]);
     }
 }

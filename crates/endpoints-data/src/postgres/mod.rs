@@ -1,17 +1,22 @@
 //! PostgreSQL: reads by COPY in key ranges, writes by binary COPY into a stage and a merge.
-//!
-//! Connections are not encrypted yet: use it on one machine or inside a trusted network.
 
+mod config;
 mod convert;
 mod sink;
 mod source;
+mod tls;
 
 use async_trait::async_trait;
 use endpoint::{Capabilities, Catalog, Error, Result};
 use model::{Class, Entity, Field};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::sql;
+
+pub use config::{KIND, PostgresConfig, Tls};
 
 /// A PostgreSQL database.
 #[derive(Clone)]
@@ -19,6 +24,7 @@ pub struct Postgres {
     config: tokio_postgres::Config,
     /// Server and database, for messages.
     place: String,
+    tls: Option<MakeRustlsConnect>,
 }
 
 impl std::fmt::Debug for Postgres {
@@ -42,21 +48,37 @@ impl Postgres {
         }
         config.connect_timeout(std::time::Duration::from_secs(10)).application_name("bridgehead");
         let host = match config.get_hosts().first() {
-            Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
+            Some(Host::Tcp(host)) => format!("{host}:{}", config.get_ports().first().unwrap_or(&5432)),
             _ => "the local socket".to_owned(),
         };
         let place = format!("{host}/{}", config.get_dbname().unwrap_or_default());
-        Ok(Self { config, place })
+        Ok(Self { config, place, tls: None })
+    }
+
+    /// The same endpoint, over encrypted connections only.
+    fn encrypted(mut self, connector: MakeRustlsConnect) -> Self {
+        self.config.ssl_mode(SslMode::Require);
+        self.tls = Some(connector);
+        self
+    }
+
+    /// True when the server is this machine, so that nobody can listen in between.
+    fn is_local(&self) -> bool {
+        self.config.get_hosts().iter().all(|host| match host {
+            Host::Tcp(name) => {
+                name == "localhost" || name.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+            }
+            Host::Unix(_) => true,
+        })
     }
 
     /// Opens a connection whose answers are in ISO form and UTC.
     async fn open(&self) -> Result<Client> {
         let what = || format!("cannot connect to PostgreSQL at {}", self.place);
-        let (client, connection) = self.config.connect(NoTls).await.map_err(failed(what()))?;
-        // It ends by itself when the client is dropped; its errors come out of the client's calls.
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
+        let client = match &self.tls {
+            Some(connector) => drive(self.config.connect(connector.clone()).await.map_err(failed(what()))?),
+            None => drive(self.config.connect(NoTls).await.map_err(failed(what()))?),
+        };
         let set =
             "SET TIME ZONE 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'iso_8601'; SET extra_float_digits = 3;
                    SET bytea_output = 'hex'; SET client_min_messages = 'error'";
@@ -65,9 +87,25 @@ impl Postgres {
     }
 }
 
+/// Lets a connection run until its client is dropped; its errors come out of the client's calls.
+fn drive<S, T>((client, connection): (Client, tokio_postgres::Connection<S, T>)) -> Client
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    client
+}
+
 /// Says what can be done, by SQLSTATE. Source: PostgreSQL documentation, appendix A.
 fn class(error: &tokio_postgres::Error) -> Class {
-    let Some(code) = error.code() else { return Class::Transient { after: None } };
+    let Some(code) = error.code() else {
+        // The driver has no kind for a server that wants a password and gets none.
+        let passwordless = error.to_string().contains("password missing");
+        return if passwordless { Class::Auth } else { Class::Transient { after: None } };
+    };
     match code.code() {
         "40001" | "40P01" | "55P03" | "57014" => Class::Transient { after: None },
         code => match code.get(..2).unwrap_or_default() {

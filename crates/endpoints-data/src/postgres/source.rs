@@ -1,14 +1,13 @@
 //! Reads rows in key ranges, each by one COPY, all of them in one snapshot.
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use endpoint::{Batches, Error, Read, Result, Source};
 use futures::{StreamExt as _, TryStreamExt as _};
-use model::{ChangeBatch, Class, Column, Entity, Position, Type};
+use model::{ChangeBatch, Class, Entity, Type};
 use tokio::sync::mpsc;
 
 use super::{Postgres, convert, failed};
+use crate::rows::Rows;
 use crate::sql;
 
 /// Batches that wait between the database and whoever takes them.
@@ -80,6 +79,10 @@ impl Postgres {
         let schema = read.entity.schema(read.fields.iter().map(String::as_str));
         let schema =
             schema.map_err(|name| Error::new(Class::Mapping, format!("{} has no field {name}", read.entity.name)))?;
+        let kinds: Vec<Type> =
+            read.fields.iter().filter_map(|name| read.entity.field(name)).map(|field| field.kind).collect();
+        let mut table = Rows::new(schema, &kinds);
+        let (mut cells, mut last) = (Vec::new(), Vec::new());
         loop {
             let key = &read.entity.key;
             let conditions = sql::conditions(&read, key, true, earlier(&read))?;
@@ -92,83 +95,29 @@ impl Postgres {
             );
             let stream = client.copy_out(&sql).await.map_err(failed(what.as_str()))?;
             let mut stream = std::pin::pin!(stream);
-            let mut table = Lines::new(&read, schema.clone());
-            let mut rows = 0;
+            let mut line_count = 0;
             // The server sends each row as a message of its own.
             while let Some(line) = stream.try_next().await.map_err(failed(what.as_str()))? {
-                rows += 1;
-                table.push(&read, line.strip_suffix(b"\n").unwrap_or(&line))?;
-                if table.rows >= read.batch_rows && sender.send(table.finish(&read)).await.is_err() {
+                line_count += 1;
+                convert::cells(line.strip_suffix(b"\n").unwrap_or(&line), &mut cells);
+                let (row, place) = cells.split_at(read.fields.len());
+                last = place.iter().map(|cell| cell.clone().unwrap_or_default()).collect();
+                table.add(row, || format!("row {}", last.join(", ")));
+                if table.len() >= read.batch_rows && sender.send(finish(&mut table, &last, &what)).await.is_err() {
                     return Ok(());
                 }
             }
-            if table.rows > 0 && sender.send(table.finish(&read)).await.is_err() {
+            if table.len() > 0 && sender.send(finish(&mut table, &last, &what)).await.is_err() {
                 return Ok(());
             }
-            if rows < RANGE_ROWS {
+            if line_count < RANGE_ROWS {
                 return Ok(());
             }
-            read.from = table.position;
+            read.from = Some(sql::position(&last));
         }
     }
 }
 
-/// Turns lines of COPY into batches.
-struct Lines {
-    schema: SchemaRef,
-    columns: Vec<Column>,
-    rows: usize,
-    text: Vec<u8>,
-    key: Vec<String>,
-    position: Option<Position>,
-}
-
-impl Lines {
-    fn new(read: &Read, schema: SchemaRef) -> Self {
-        let kinds = read.fields.iter().filter_map(|name| read.entity.field(name)).map(|field| field.kind);
-        Self {
-            schema,
-            columns: kinds.map(Column::new).collect(),
-            rows: 0,
-            text: Vec::new(),
-            key: Vec::new(),
-            position: None,
-        }
-    }
-
-    fn push(&mut self, read: &Read, line: &[u8]) -> Result<()> {
-        self.rows += 1;
-        self.key.clear();
-        for (index, field) in line.split(|byte| *byte == b'\t').enumerate() {
-            let there = convert::unescape(field, &mut self.text);
-            let text = std::str::from_utf8(&self.text).unwrap_or_default();
-            match self.columns.get_mut(index) {
-                None => self.key.push(text.to_owned()),
-                Some(column) if !there => column.push_null(),
-                Some(column) => {
-                    if !column.push(text) {
-                        // Infinities and not-a-number have no counterpart: better to stop than to make one up.
-                        let message = format!(
-                            "{}.{} holds a value that is no {} Bridgehead can carry, such as infinity or NaN; exclude it by `where`",
-                            read.entity.name,
-                            read.fields[index],
-                            column.kind()
-                        );
-                        return Err(Error::new(Class::Mapping, message));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, read: &Read) -> Result<ChangeBatch> {
-        self.rows = 0;
-        self.position = Some(sql::position(&self.key));
-        let records = RecordBatch::try_new(self.schema.clone(), self.columns.iter_mut().map(Column::finish).collect());
-        let records = records.map_err(|error| {
-            Error::new(Class::Internal, format!("cannot read {}", read.entity.name)).caused_by(error)
-        })?;
-        Ok(ChangeBatch::upserts(records, self.position.clone()))
-    }
+fn finish(table: &mut Rows, last: &[String], what: &str) -> Result<ChangeBatch> {
+    table.finish(Some(sql::position(last))).map_err(|error| Error::new(Class::Internal, what).caused_by(error))
 }

@@ -1,8 +1,10 @@
 //! SQLite's types and ours. SQLite keeps what it is given; the declared type says what is meant.
 
+use std::borrow::Cow;
+
 use arrow::array::{Array, AsArray as _};
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
-use model::{Column, Field, Type, text_of};
+use model::{Field, Type, text_of};
 use rusqlite::types::{Value, ValueRef};
 
 /// Reads a declared type, such as `DECIMAL(18,2)` or `varchar(80)`, and the length that goes with it.
@@ -51,17 +53,16 @@ pub(crate) fn native(field: &Field) -> String {
     }
 }
 
-/// Adds a value; false when it is none of the column's type.
-pub(crate) fn push(column: &mut Column, value: ValueRef<'_>) -> bool {
+/// Returns a value as text, bytes in hexadecimal; `None` for null. What is no UTF-8 keeps its place with a mark.
+pub(crate) fn text(value: ValueRef<'_>) -> Option<Cow<'_, str>> {
     match value {
-        ValueRef::Null => {
-            column.push_null();
-            true
+        ValueRef::Null => None,
+        ValueRef::Integer(number) => Some(number.to_string().into()),
+        ValueRef::Real(number) => Some(number.to_string().into()),
+        ValueRef::Text(bytes) => Some(String::from_utf8_lossy(bytes)),
+        ValueRef::Blob(bytes) => {
+            Some(bytes.iter().fold(String::from("\\x"), |text, byte| text + &format!("{byte:02x}")).into())
         }
-        ValueRef::Integer(number) => column.push(&number.to_string()),
-        ValueRef::Real(number) => column.push(&number.to_string()),
-        ValueRef::Text(bytes) => std::str::from_utf8(bytes).is_ok_and(|text| column.push(text)),
-        ValueRef::Blob(bytes) => column.push_bytes(bytes),
     }
 }
 

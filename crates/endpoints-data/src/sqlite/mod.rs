@@ -1,5 +1,6 @@
 //! SQLite: a file on this machine. Every call runs on a thread of its own, off the async runtime.
 
+mod config;
 mod convert;
 mod sink;
 mod source;
@@ -13,6 +14,8 @@ use model::{Class, Entity, Field};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::sql;
+
+pub use config::{KIND, SqliteConfig};
 
 /// A SQLite database.
 #[derive(Debug, Clone)]

@@ -1,16 +1,15 @@
 //! Reads rows in the order of their key.
 
-use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, TimeDelta};
 use endpoint::{Batches, Error, Read, Result, Source};
 use futures::StreamExt as _;
-use model::{ChangeBatch, Class, Column, Entity, Type};
+use model::{ChangeBatch, Class, Entity, Type};
 use rusqlite::Connection;
-use rusqlite::types::ValueRef;
 use tokio::sync::mpsc;
 
 use super::{Sqlite, convert, failed, order_key};
+use crate::rows::Rows;
 use crate::sql;
 
 /// Batches that wait between the database and whoever takes them.
@@ -82,41 +81,26 @@ fn send_all(db: &Connection, read: &Read, sender: &mpsc::Sender<Result<ChangeBat
         read.fields.iter().filter_map(|name| read.entity.field(name)).map(|field| field.kind).collect();
     let mut statement = db.prepare(&sql).map_err(failed(what()))?;
     let mut rows = statement.query([]).map_err(failed(what()))?;
+    let mut table = Rows::new(schema, &kinds);
     loop {
-        let mut columns: Vec<Column> = kinds.iter().map(|kind| Column::new(*kind)).collect();
-        let (mut count, mut last) = (0, Vec::new());
-        while count < read.batch_rows {
+        let mut last = Vec::new();
+        while table.len() < read.batch_rows {
             let Some(row) = rows.next().map_err(failed(what()))? else { break };
-            count += 1;
             last.clear();
             for place in 0..key.len() {
                 last.push(row.get::<_, String>(kinds.len() + place).map_err(failed(what()))?);
             }
-            for (index, column) in columns.iter_mut().enumerate() {
-                let value = row.get_ref(index).map_err(failed(what()))?;
-                if !convert::push(column, value) {
-                    return Err(misfit(read, index, column.kind(), value, &last));
-                }
-            }
+            let cells = (0..kinds.len()).map(|index| Ok(convert::text(row.get_ref(index)?)));
+            let cells = cells.collect::<rusqlite::Result<Vec<_>>>().map_err(failed(what()))?;
+            table.add(&cells, || format!("row {}", last.join(", ")));
         }
-        if count == 0 {
+        if table.len() == 0 {
             return Ok(());
         }
-        let records = RecordBatch::try_new(schema.clone(), columns.iter_mut().map(Column::finish).collect());
-        let records = records.map_err(|error| Error::new(Class::Internal, what()).caused_by(error))?;
-        if sender.blocking_send(Ok(ChangeBatch::upserts(records, Some(sql::position(&last))))).is_err() {
+        let batch = table.finish(Some(sql::position(&last)));
+        let batch = batch.map_err(|error| Error::new(Class::Internal, what()).caused_by(error))?;
+        if sender.blocking_send(Ok(batch)).is_err() {
             return Ok(());
         }
     }
-}
-
-fn misfit(read: &Read, index: usize, kind: Type, value: ValueRef<'_>, key: &[String]) -> Error {
-    let message = format!(
-        "{}.{} is declared {kind}, but row {} holds a {} that is none; correct it there, or declare the column as text",
-        read.entity.name,
-        read.fields[index],
-        key.join(", "),
-        value.data_type()
-    );
-    Error::new(Class::Mapping, message)
 }

@@ -1,6 +1,11 @@
 //! Every database endpoint under the contract.
 
+use std::sync::Arc;
+
+use endpoint::Sink as _;
+use endpoints_data::files::{Dialect, Files};
 use endpoints_data::sqlite::Sqlite;
+use model::{Entity, Field, Type};
 
 #[tokio::test]
 async fn sqlite_keeps_the_contract() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,5 +31,30 @@ async fn postgres_keeps_the_contract() -> Result<(), Box<dyn std::error::Error>>
     client.batch_execute(create).await?;
     let endpoint = endpoints_data::postgres::Postgres::new(&url, None)?;
     endpoint::contract::check(&endpoint, "contract.widgets", ["k", "name", "amount", "at"]).await;
+    Ok(())
+}
+
+/// An entity of the contract, for systems that make it themselves.
+fn widgets(name: &str) -> Entity {
+    let money = Type::Decimal { precision: 18, scale: 2 };
+    let fields = [("k", Type::Text), ("name", Type::Text), ("amount", money), ("at", Type::Timestamp)];
+    Entity::new(name).with_key(["k"]).with_fields(fields.map(|(name, kind)| Field::new(name, kind)))
+}
+
+#[tokio::test]
+async fn files_of_every_format_keep_the_contract() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = tempfile::tempdir()?;
+    let store = object_store::local::LocalFileSystem::new_with_prefix(folder.path())?;
+    let dialect = Dialect { delimiter: b';', null: "NULL".to_owned() };
+    let files = Files::new(Arc::new(store), folder.path().display().to_string(), dialect);
+    for name in ["w.csv", "w.csv.gz", "w.csv.zst", "deep/w.ndjson", "w.jsonl.gz", "w.jsonl.zst", "w.parquet"] {
+        if name.contains("json") {
+            // Without rows NDJSON tells no fields.
+            endpoint::contract::check_described(&files, widgets(name), ["k", "name", "amount", "at"]).await;
+            continue;
+        }
+        files.create(&widgets(name)).await?;
+        endpoint::contract::check(&files, name, ["k", "name", "amount", "at"]).await;
+    }
     Ok(())
 }

@@ -1,0 +1,112 @@
+//! `bridgehead.yaml` as written, and its JSON Schema.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use endpoint::Kind;
+use mapping::Direction;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use serde_saphyr::Spanned;
+
+/// A project: connections, and syncs between them.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Version of this file's format: 1.
+    pub(crate) version: u32,
+    /// Systems by name.
+    #[schemars(with = "BTreeMap<String, Value>")]
+    pub(crate) connections: BTreeMap<String, Spanned<Value>>,
+    /// Mappings put to work.
+    #[serde(default)]
+    syncs: Option<Vec<SyncConfig>>,
+    /// The state file, relative to the project.
+    #[serde(default = "Config::default_state")]
+    pub(crate) state: PathBuf,
+}
+
+impl Config {
+    fn default_state() -> PathBuf {
+        PathBuf::from(".bridgehead/state.db")
+    }
+
+    /// Returns the syncs in the order of the file.
+    pub(crate) fn syncs(&self) -> &[SyncConfig] {
+        self.syncs.as_deref().unwrap_or_default()
+    }
+}
+
+/// A mapping put to work.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SyncConfig {
+    /// Name of the sync.
+    pub(crate) sync: String,
+    /// Name of the mapping.
+    pub(crate) mapping: String,
+    /// Which way records move.
+    pub(crate) direction: Direction,
+    /// What becomes of records whose counterpart is gone.
+    #[serde(default)]
+    pub(crate) deletes: DeletesConfig,
+    /// Largest share of the linked records that one run may delete, 0 to 1.
+    #[serde(default = "SyncConfig::default_brake")]
+    pub(crate) brake: f64,
+}
+
+impl SyncConfig {
+    fn default_brake() -> f64 {
+        0.1
+    }
+}
+
+/// What becomes of records whose counterpart is gone.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DeletesConfig {
+    /// They stay.
+    #[default]
+    Ignore,
+    /// They are deleted, too.
+    Propagate,
+}
+
+/// Returns every kind of connection.
+pub(crate) fn kinds() -> Vec<Kind> {
+    let mut kinds = endpoints_apps::kinds();
+    kinds.extend(endpoints_data::kinds());
+    kinds
+}
+
+/// Returns the JSON Schema of `bridgehead.yaml`: a connection is one of the kinds.
+pub(crate) fn schema() -> Value {
+    let mut schema = schemars::schema_for!(Config).to_value();
+    let mut shared = Map::new();
+    let connections: Vec<Value> = kinds()
+        .iter()
+        .map(|kind| {
+            let mut own = (kind.schema)().to_value();
+            if let Some(Value::Object(definitions)) = own.get_mut("$defs").map(Value::take) {
+                shared.extend(definitions);
+            }
+            if let Some(own) = own.as_object_mut() {
+                own.remove("$defs");
+                own.remove("$schema");
+            }
+            own["description"] = kind.summary.into();
+            own["properties"]["kind"] = json!({"const": kind.name, "description": "What it is a connection to."});
+            match own["required"].as_array_mut() {
+                Some(required) => required.insert(0, "kind".into()),
+                None => own["required"] = json!(["kind"]),
+            }
+            own
+        })
+        .collect();
+    schema["properties"]["connections"]["additionalProperties"] = json!({"oneOf": connections});
+    if let Some(definitions) = schema["$defs"].as_object_mut() {
+        definitions.extend(shared);
+    }
+    schema
+}

@@ -1,0 +1,165 @@
+//! A sync checked against both catalogs, and what a run of it would do.
+
+use endpoint::{Endpoint, Read, Target, Window};
+use mapping::{Definition, Direction, Parents, Plan};
+use model::{Class, Entity, Field};
+use serde::Serialize;
+use state::{Checkpoint, Store};
+
+use crate::report::Error;
+use crate::sync::Sync;
+
+/// Rows in a batch that is read.
+pub(crate) const BATCH_ROWS: usize = 8_192;
+
+/// What a run would do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Forecast {
+    /// Why it would read everything; `None` when it would read only changes.
+    pub full: Option<&'static str>,
+    /// Rows that it would read.
+    pub rows: u64,
+    /// API calls that it would take.
+    pub calls: u64,
+    /// API calls that the org has left today, where it tells.
+    pub calls_left: Option<u64>,
+    /// Changes that wait for their parents or for locks, and would be tried again.
+    pub parked: u64,
+    /// Conversions that can lose something.
+    pub conversions: Vec<String>,
+    /// What is different about the two entities since a run last went well.
+    pub drift: Vec<String>,
+    /// The entity that it would create first.
+    pub creates: Option<String>,
+}
+
+pub(crate) struct Prepared {
+    pub(crate) plan: Plan,
+    pub(crate) source: Entity,
+    pub(crate) target: Target,
+    pub(crate) creates: bool,
+}
+
+/// Checks a sync against both catalogs; creates nothing.
+pub(crate) async fn prepare(
+    sync: &Sync,
+    source: &dyn Endpoint,
+    target: &dyn Endpoint,
+    parents: Parents<'_>,
+) -> Result<Prepared, Error> {
+    let definition = &sync.definition;
+    let (object, entity) = (&definition.salesforce.object.value, &definition.external.entity.value);
+    let (from, to) = match sync.direction {
+        Direction::ToExternal => (object, entity),
+        Direction::ToSalesforce => (entity, object),
+    };
+    let mut source_entity = source.describe(from).await?;
+    if let (Direction::ToSalesforce, Some(cursor)) = (sync.direction, &definition.external.cursor) {
+        if source_entity.field(&cursor.value).is_none() {
+            let message = format!("{} has no field {:?} to tell changes by", source_entity.name, cursor.value);
+            return Err(Error::Mapping(vec![mapping::Mistake::at(cursor, message)]));
+        }
+        source_entity.cursor = Some(cursor.value.clone());
+    }
+    let (target_entity, creates) = match target.describe(to).await {
+        Err(error)
+            if definition.external.create
+                && sync.direction == Direction::ToExternal
+                && target.capabilities().creates_entities
+                && error.class() == Class::Mapping =>
+        {
+            (designed(definition, &source_entity), true)
+        }
+        described => (described?, false),
+    };
+    let plan =
+        Plan::new(definition, sync.direction, &source_entity, &target_entity, parents).map_err(Error::Mapping)?;
+    let target = Target { entity: target_entity, key: plan.target_key.clone(), sync: sync.name.clone() };
+    Ok(Prepared { plan, source: source_entity, target, creates })
+}
+
+/// Designs the entity that a mapping with `create` wants, after the Salesforce fields.
+fn designed(definition: &Definition, object: &Entity) -> Entity {
+    let key = &definition.external.key.value;
+    let like = |name: &str, field: Option<&Field>| {
+        let kind = field.map_or(model::Type::Text, |field| field.kind);
+        Field::new(name, kind)
+    };
+    let mut fields =
+        vec![Field { unique: true, ..like(key, object.field(&definition.salesforce.key.value)).required() }];
+    for pair in &definition.fields {
+        if let Some(external) = pair.external.as_ref().filter(|external| external.value != *key) {
+            let field = pair.salesforce.as_ref().and_then(|name| object.field(&name.value));
+            fields.push(like(&external.value, field));
+        }
+    }
+    Entity::new(&definition.external.entity.value).with_key([key.as_str()]).with_fields(fields)
+}
+
+pub(crate) fn read(prepared: &Prepared, sync: &Sync, window: Option<Window>) -> Read {
+    let filter = match sync.direction {
+        Direction::ToExternal => &sync.definition.salesforce.filter,
+        Direction::ToSalesforce => &sync.definition.external.filter,
+    };
+    Read {
+        entity: prepared.source.clone(),
+        fields: prepared.plan.source_fields.clone(),
+        filter: filter.clone(),
+        window,
+        from: None,
+        deleted: false,
+        batch_rows: BATCH_ROWS,
+    }
+}
+
+/// Says why the next window has to be everything, if it has to.
+pub(crate) fn why_full(checkpoint: &Checkpoint, mapping: u64, until: Option<&String>) -> Option<&'static str> {
+    match checkpoint.since.as_deref() {
+        None => Some("it has not run to its end yet"),
+        Some(_) if until.is_none() => Some("nothing tells what changed: name a `cursor` in the mapping"),
+        Some("") => Some("last time nothing told what changed"),
+        Some(_) if checkpoint.mapping != mapping => Some("the mapping is another than last time"),
+        Some(_) => None,
+    }
+}
+
+/// Returns what a run would do; writes nothing.
+///
+/// # Errors
+///
+/// Whatever would keep the run from starting.
+pub async fn forecast(
+    sync: &Sync,
+    source: &dyn Endpoint,
+    target: &dyn Endpoint,
+    store: &Store,
+    parents: Parents<'_>,
+) -> Result<Forecast, Error> {
+    let prepared = prepare(sync, source, target, parents).await?;
+    let checkpoint = store.checkpoint(&sync.name)?;
+    let until = source.now(&prepared.source).await?;
+    let full = match &checkpoint.open {
+        Some(open) if open.full => Some("it goes on with a run that was to read everything"),
+        _ => why_full(&checkpoint, sync.definition.digest, until.as_ref()),
+    };
+    let window = match (full, until) {
+        (None, Some(until)) => Some(Window { since: checkpoint.since, until }),
+        _ => None,
+    };
+    let rows = source.count(&read(&prepared, sync, window)).await?;
+    let (from, to) = (sync.direction.source(), sync.direction.target());
+    let mut drift = Vec::new();
+    for (side, now) in [(from, &prepared.source), (to, &prepared.target.entity)] {
+        drift.extend(store.catalog(&sync.name, side)?.map(|before| before.drift(now)).unwrap_or_default());
+    }
+    Ok(Forecast {
+        full,
+        rows,
+        calls: source.forecast_read_calls(rows) + target.forecast_calls(rows),
+        calls_left: source.allowance().or(target.allowance()),
+        parked: store.count_dead_letters(Some(&sync.name))?.1,
+        conversions: prepared.plan.conversions,
+        drift,
+        creates: prepared.creates.then(|| prepared.target.entity.name.clone()),
+    })
+}

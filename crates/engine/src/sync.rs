@@ -1,0 +1,113 @@
+//! A sync as it is wanted, and the order in which several of them run.
+
+use mapping::{Definition, Direction, Mistake};
+
+/// What becomes of records whose counterpart is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Deletes {
+    /// They stay.
+    #[default]
+    Ignore,
+    /// They are deleted, too.
+    Propagate,
+}
+
+/// A sync, ready to run.
+#[derive(Debug, Clone)]
+pub struct Sync {
+    /// Its name.
+    pub name: String,
+    /// Its mapping.
+    pub definition: Definition,
+    /// Its direction.
+    pub direction: Direction,
+    /// What becomes of deleted records.
+    pub deletes: Deletes,
+    /// Largest share of the linked records that one run may delete, 0 to 1.
+    pub brake: f64,
+}
+
+impl Sync {
+    /// True when records of this sync look up records of `other`, which therefore comes first.
+    fn follows(&self, other: &Self) -> bool {
+        self.direction == other.direction
+            && self.definition.parents().any(|parent| parent.value == other.definition.mapping)
+    }
+}
+
+/// Puts syncs into an order in which parents come before their children, else as they were.
+///
+/// # Errors
+///
+/// The name of the mapping where a circle of lookups can be seen, and the place of the lookup in its file.
+pub fn in_order(syncs: Vec<Sync>) -> Result<Vec<Sync>, (String, Mistake)> {
+    let mut waiting = syncs;
+    let mut ordered = Vec::with_capacity(waiting.len());
+    while !waiting.is_empty() {
+        let free = (0..waiting.len()).find(|at| !waiting.iter().any(|other| waiting[*at].follows(other)));
+        match free {
+            Some(at) => ordered.push(waiting.remove(at)),
+            None => return Err(circle(&waiting)),
+        }
+    }
+    Ok(ordered)
+}
+
+/// Every one of these follows another of them: walking from parent to parent ends in a circle.
+fn circle(syncs: &[Sync]) -> (String, Mistake) {
+    let mut walked: Vec<&Sync> = Vec::new();
+    let mut current = &syncs[0];
+    while !walked.iter().any(|sync| sync.name == current.name) {
+        walked.push(current);
+        current = syncs.iter().find(|other| current.follows(other)).unwrap_or(current);
+    }
+    let start = walked.iter().position(|sync| sync.name == current.name).unwrap_or_default();
+    let names: Vec<&str> = walked[start..].iter().map(|sync| sync.definition.mapping.as_str()).collect();
+    let message = format!(
+        "lookups go round in a circle ({} -> {}), so no mapping can come first; take one of them out, and fill it by a \
+         second mapping of the same object that runs last",
+        names.join(" -> "),
+        names[0]
+    );
+    let next = names.get(1).unwrap_or(&names[0]);
+    let place = current.definition.parents().find(|parent| parent.value == *next);
+    let mistake = place.map_or(Mistake { line: 1, column: 1, message: message.clone() }, |at| Mistake::at(at, message));
+    (current.definition.mapping.clone(), mistake)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sync(name: &str, parents: &[&str]) -> Sync {
+        let fields: String =
+            parents.iter().map(|parent| format!("  - {{salesforce: A, external: a, lookup: {parent}}}\n")).collect();
+        let fields = if fields.is_empty() { "  []".to_owned() } else { fields };
+        let text = format!(
+            "mapping: {name}\nversion: 1\nsalesforce: {{connection: c, object: O, key: K}}\n\
+             external: {{connection: e, entity: t, key: k}}\nfields:\n{fields}\n"
+        );
+        Sync {
+            name: format!("{name}_in"),
+            definition: Definition::parse(&text).expect("a mapping"),
+            direction: Direction::ToSalesforce,
+            deletes: Deletes::Ignore,
+            brake: 0.1,
+        }
+    }
+
+    #[test]
+    fn parents_come_first_and_the_rest_stays_in_place() {
+        let syncs = vec![sync("orders", &["customers"]), sync("stock", &[]), sync("customers", &["customers"])];
+        let names: Vec<String> = in_order(syncs).expect("an order").into_iter().map(|sync| sync.name).collect();
+        assert_eq!(names, ["stock_in", "customers_in", "orders_in"]);
+    }
+
+    #[test]
+    fn a_circle_is_told_with_its_place() {
+        let syncs = vec![sync("x", &["a"]), sync("a", &["b"]), sync("b", &["c"]), sync("c", &["a"])];
+        let (mapping, mistake) = in_order(syncs).expect_err("a circle");
+        assert_eq!((mapping.as_str(), mistake.line), ("a", 6));
+        assert!(mistake.message.contains("a -> b -> c -> a"), "{mistake}");
+    }
+}

@@ -112,7 +112,9 @@ pub(crate) async fn demo(folder: &Path, keep: bool) -> Result<(), Failure> {
     change(&client, &erp).await?;
     run(&project).await?;
 
-    println!("\n3. Three bad orders: a customer nobody knows, a stage that is none, an engraving too long for the field");
+    println!(
+        "\n3. Three bad orders: a customer nobody knows, a stage that is none, an engraving too long for the field"
+    );
     let bad = [
         ("O-90001", "C-99999", "For Anna", "P"),
         ("O-90002", "C-00001", "For Bela", "Melted"),
@@ -269,7 +271,8 @@ async fn save(client: &Client, request: outbound::Request) -> Result<(), Failure
 fn seed_erp(erp: &Connection) -> rusqlite::Result<()> {
     let transaction = erp.unchecked_transaction()?;
     {
-        let mut insert = transaction.prepare("INSERT INTO products VALUES (?1, ?2, ?3, 1, '2026-01-02T08:00:00.000Z')")?;
+        let mut insert =
+            transaction.prepare("INSERT INTO products VALUES (?1, ?2, ?3, 1, '2026-01-02T08:00:00.000Z')")?;
         for (id, name, family) in products() {
             insert.execute([&id, &name, family])?;
         }

@@ -170,8 +170,7 @@ impl Project {
             })
         });
         let syncs = syncs.collect::<Result<Vec<_>, Failure>>()?;
-        engine::in_order(syncs)
-            .map_err(|(mapping, mistake)| wrong(format!("{}:{mistake}", self.file_of(&mapping))))
+        engine::in_order(syncs).map_err(|(mapping, mistake)| wrong(format!("{}:{mistake}", self.file_of(&mapping))))
     }
 
     /// Returns the file of a mapping.

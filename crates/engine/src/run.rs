@@ -187,8 +187,7 @@ impl Running<'_> {
         let mut read = read(&self.prepared, self.sync, window);
         let before = self.source.count(&read).await?;
         self.report.calls_forecast = self.source.forecast_read_calls(before) + self.target.forecast_calls(before);
-        read.from =
-            self.checkpoint.open.as_ref().and_then(|open| open.position.clone()).map(Position::new);
+        read.from = self.checkpoint.open.as_ref().and_then(|open| open.position.clone()).map(Position::new);
         if read.from.is_some() && !self.source.holds(&read).await? {
             tracing::info!(sync = self.sync.name, "the source can't go on from where it was; reading from the start");
             self.from_start();

@@ -93,7 +93,14 @@ impl Running<'_> {
             let counts = &mut self.report.counts;
             let id = match outcome {
                 Outcome::Refused(error) => {
-                    commit.dead.push(letter(self.sync, &ready.source, identity, ready.origins[row], Op::Upsert, &error));
+                    commit.dead.push(letter(
+                        self.sync,
+                        &ready.source,
+                        identity,
+                        ready.origins[row],
+                        Op::Upsert,
+                        &error,
+                    ));
                     commit.seen.push(ties[row].clone());
                     continue;
                 }
@@ -190,8 +197,7 @@ impl Running<'_> {
             after = end;
             let rows: Vec<&str> = upserts.iter().map(|letter| letter.record.as_str()).collect();
             let plan = &self.prepared.plan;
-            let (records, _) =
-                from_json(&rows, &plan.source_fields, &plan.source_kinds).map_err(self.batch_error())?;
+            let (records, _) = from_json(&rows, &plan.source_fields, &plan.source_kinds).map_err(self.batch_error())?;
             if records.num_rows() > 0 {
                 let mapped = self.map(&records)?;
                 let mut chunk = Chunk::default();

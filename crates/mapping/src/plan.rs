@@ -100,7 +100,9 @@ impl std::fmt::Debug for Plan {
 fn unknown(entity: &Entity, side: Side, name: &Spanned<String>) -> Mistake {
     let hint = entity.nearest(&name.value).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
     let permission = match side {
-        Side::Salesforce if hint.is_empty() => "; if it is there, give the login read access to it (field-level security)",
+        Side::Salesforce if hint.is_empty() => {
+            "; if it is there, give the login read access to it (field-level security)"
+        }
         _ => "",
     };
     let message = format!("{} has no field {:?} that this login can see{hint}{permission}", entity.name, name.value);

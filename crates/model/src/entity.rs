@@ -93,7 +93,8 @@ impl Field {
 
     /// Says what is different about the field `now`.
     fn drift(&self, now: &Self) -> Vec<String> {
-        let length = |field: &Self| field.length.map_or("any length".to_owned(), |length| format!("{length} characters"));
+        let length =
+            |field: &Self| field.length.map_or("any length".to_owned(), |length| format!("{length} characters"));
         let flag = |on: bool, yes: &str, no: &str| if on { yes.to_owned() } else { no.to_owned() };
         let facts = |field: &Self| {
             [

@@ -84,7 +84,8 @@ impl Job {
         match self.state.as_str() {
             "Aborted" | "Failed" => Err(Error::JobFailed {
                 message: self.error_message.filter(|text| !text.is_empty()).unwrap_or_else(|| {
-                    let who = if self.state == "Aborted" { "somebody in the org stopped it" } else { "no reason given" };
+                    let who =
+                        if self.state == "Aborted" { "somebody in the org stopped it" } else { "no reason given" };
                     who.to_owned()
                 }),
                 job: self.id,

@@ -213,15 +213,14 @@ impl Org {
         let mut records = self.records();
         let Records { connection, serials } = &mut *records;
         connection.execute_batch("BEGIN IMMEDIATE")?;
-        let mut store =
-            Store {
-                schema: &self.schema,
-                connection,
-                serials,
-                user: &self.user_id,
-                now: stamp(self.now()),
-                faults: &self.faults,
-            };
+        let mut store = Store {
+            schema: &self.schema,
+            connection,
+            serials,
+            user: &self.user_id,
+            now: stamp(self.now()),
+            faults: &self.faults,
+        };
         let result = write(&mut store);
         connection.execute_batch(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
         result

@@ -83,12 +83,14 @@ pub(crate) struct Store<'o> {
 impl Store<'_> {
     /// Runs `write` so that either all of it stays or none.
     pub(crate) fn atomically<T>(&mut self, write: impl FnOnce(&mut Self) -> Answered<T>) -> Answered<T> {
-        self.connection.execute_batch("SAVEPOINT record")?;
+        let connection = self.connection;
+        let step = |sql: &str| connection.prepare_cached(sql)?.execute([]).map(drop);
+        step("SAVEPOINT record")?;
         let result = write(self);
         if result.is_err() {
-            self.connection.execute_batch("ROLLBACK TO record")?;
+            step("ROLLBACK TO record")?;
         }
-        self.connection.execute_batch("RELEASE record")?;
+        step("RELEASE record")?;
         result
     }
 

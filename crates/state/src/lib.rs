@@ -439,8 +439,8 @@ impl Store {
     /// Remembers what an entity looked like when a run of the sync went well.
     pub fn remember_catalog(&self, sync: &str, side: Side, entity: &Entity) -> Result<()> {
         self.with(|db| {
-            let body = serde_json::to_string(entity)
-                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+            let body =
+                serde_json::to_string(entity).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
             let sql = "INSERT OR REPLACE INTO catalog (sync, side, body) VALUES (?1, ?2, ?3)";
             db.execute(sql, params![sync, side_number(side), body]).map(drop)
         })

@@ -3,7 +3,8 @@
 use rusqlite::Connection;
 
 /// The steps; the format of a file is the number of steps that it has taken.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE run (id INTEGER PRIMARY KEY AUTOINCREMENT, sync TEXT NOT NULL, started TEXT NOT NULL, ended TEXT,
                       outcome TEXT NOT NULL, body TEXT NOT NULL);
     CREATE TABLE checkpoint (sync TEXT PRIMARY KEY, body TEXT NOT NULL);
@@ -14,7 +15,8 @@ const STEPS: &[&str] = &["
                               code TEXT NOT NULL, message TEXT NOT NULL, at TEXT NOT NULL);
     CREATE INDEX dead_letter_key ON dead_letter (sync, key);
     CREATE TABLE work (sync TEXT NOT NULL, work TEXT NOT NULL, UNIQUE (sync, work));
-", "
+",
+    "
     -- A link ties the two records of a mapping, whichever way they were written. Those of format 1 named a sync and
     -- the keys of its source and target, from which the record's id can't be told: every sync reads everything once.
     DROP TABLE link;
@@ -25,7 +27,8 @@ const STEPS: &[&str] = &["
                        UNIQUE (mapping, salesforce), UNIQUE (mapping, external));
     CREATE TABLE catalog (sync TEXT NOT NULL, side INTEGER NOT NULL, body TEXT NOT NULL, UNIQUE (sync, side));
     CREATE INDEX dead_letter_state ON dead_letter (sync, state, id);
-"];
+",
+];
 
 /// The format that this version writes.
 pub(crate) const FORMAT: i64 = STEPS.len() as i64;

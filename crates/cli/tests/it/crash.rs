@@ -56,7 +56,7 @@ impl Bench {
         let begun = Instant::now();
         while killed < KILLS {
             assert!(begun.elapsed() < Duration::from_mins(10), "{killed} kills in ten minutes");
-            let moment = Duration::from_millis(100 + moments.next(1_500));
+            let moment = Duration::from_millis(100 + moments.next(6_000));
             // A run that came to its end makes room for the next: everything once more.
             if self.killed_after(moment, &["run", sync, "--full"]).await? {
                 killed += 1;

@@ -88,7 +88,8 @@ async fn bad_rows_of_a_csv_are_named_and_the_rest_goes_on() -> Result<(), Failed
             ],
         )
         .await?;
-    let names: Vec<String> = bench.org_customers().await?.into_iter().map(|(id, name, _)| format!("{id} {name}")).collect();
+    let names: Vec<String> =
+        bench.org_customers().await?.into_iter().map(|(id, name, _)| format!("{id} {name}")).collect();
     assert_eq!(names, ["C-1 Good", "C-4 Good", "C-6 First", "C-8 Good"]);
     Ok(())
 }
@@ -96,12 +97,21 @@ async fn bad_rows_of_a_csv_are_named_and_the_rest_goes_on() -> Result<(), Failed
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_outside_a_restricted_picklist_is_a_dead_letter() -> Result<(), Failed> {
     let bench = Bench::new().await?;
-    let insert = "INSERT INTO orders VALUES (?1, 'C-1', 'M-1', 1, 10.5, NULL, '2026-01-01', ?2, '2026-01-01T00:00:00Z')";
+    let insert =
+        "INSERT INTO orders VALUES (?1, 'C-1', 'M-1', 1, 10.5, NULL, '2026-01-01', ?2, '2026-01-01T00:00:00Z')";
     for (id, stage) in [("O-1", "P"), ("O-2", "Melted")] {
         bench.erp()?.execute(insert, [id, stage])?;
     }
-    bench.edit("mappings/orders.yaml", "  - { salesforce: Account__c, external: customer_id, lookup: customers }\n", "")?;
-    bench.edit("mappings/orders.yaml", "  - { salesforce: Product__c, external: product_id, lookup: products }\n", "")?;
+    bench.edit(
+        "mappings/orders.yaml",
+        "  - { salesforce: Account__c, external: customer_id, lookup: customers }\n",
+        "",
+    )?;
+    bench.edit(
+        "mappings/orders.yaml",
+        "  - { salesforce: Product__c, external: product_id, lookup: products }\n",
+        "",
+    )?;
     bench.expect(&["run", "orders_in"], 3, &["1 created", "1 dead letters"]).await?;
     let said = ["O-2", "INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST", "Stage__c: \"Melted\" is not in the picklist"];
     bench.expect(&["dead-letters", "list"], 0, &said).await?;
@@ -126,7 +136,9 @@ async fn a_table_that_lost_a_column_stops_its_sync_and_is_named() -> Result<(), 
     bench.erp()?.execute_batch("ALTER TABLE customers DROP COLUMN city")?;
     bench.expect(&["run", "customers_out"], 4, &["customers.yaml:7:", "customers has no field \"city\""]).await?;
     bench.erp()?.execute_batch("ALTER TABLE customers ADD COLUMN city VARCHAR(20)")?;
-    bench.expect(&["plan", "customers_out"], 0, &["drift: customers.city: was: 40 characters, now: 20 characters"]).await?;
+    bench
+        .expect(&["plan", "customers_out"], 0, &["drift: customers.city: was: 40 characters, now: 20 characters"])
+        .await?;
     bench.expect(&["run", "customers_out"], 0, &["no row missing"]).await
 }
 
@@ -154,7 +166,9 @@ async fn a_job_that_the_org_aborts_stops_the_run_and_the_next_goes_on() -> Resul
     let bench = Bench::new().await?;
     bench.customers_in(25_000)?;
     bench.sandbox.abort_jobs(1);
-    bench.expect(&["run", "customers_in"], 8, &["customers_in", "as Aborted", "somebody in the org stopped it"]).await?;
+    bench
+        .expect(&["run", "customers_in"], 8, &["customers_in", "as Aborted", "somebody in the org stopped it"])
+        .await?;
     assert!(bench.count_org().await? < 25_000);
     bench.expect(&["run", "customers_in"], 0, &["no row missing"]).await?;
     assert_eq!(bench.org_customers().await?, bench.erp_customers("customers")?);
@@ -215,7 +229,8 @@ impl Gate {
                 let (open, address) = (open.clone(), address.clone());
                 tokio::spawn(async move {
                     let Ok(far) = TcpStream::connect(address).await else { return };
-                    let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.into_split(), far.into_split());
+                    let ((mut near_in, mut near_out), (mut far_in, mut far_out)) =
+                        (near.into_split(), far.into_split());
                     let up = async {
                         let mut part = vec![0; 1 << 16];
                         while let Ok(length @ 1..) = near_in.read(&mut part).await {
@@ -268,7 +283,8 @@ async fn a_database_that_goes_down_mid_run_is_gone_on_with_later() -> Result<(),
     closer.await?;
     let count = |client: &tokio_postgres::Client| {
         let count = client.query_one("SELECT count(*) FROM gate.back", &[]);
-        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(count)).map(|row| row.get::<_, i64>(0))
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(count))
+            .map(|row| row.get::<_, i64>(0))
     };
     assert!((1..120_000).contains(&count(&client)?), "the way was closed between two writes");
     gate.open.store(true, Ordering::Relaxed);

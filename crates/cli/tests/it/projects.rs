@@ -64,9 +64,10 @@ impl Database {
         let names: Vec<String> = fields.iter().map(|field| field.name.to_lowercase()).collect();
         let mut add = |cells: Vec<Option<String>>| {
             let id = cells[0].clone().unwrap_or_default();
-            let values = fields.iter().zip(&cells[1..]).map(|(field, text)| {
-                (field.name.clone(), text.as_deref().map(|text| canonical(field.kind, text)))
-            });
+            let values = fields
+                .iter()
+                .zip(&cells[1..])
+                .map(|(field, text)| (field.name.clone(), text.as_deref().map(|text| canonical(field.kind, text))));
             records.insert(id, values.collect());
         };
         match self {
@@ -276,7 +277,8 @@ async fn there_and_back(project: &str, database: &Database) -> Result<(), Failed
             let order = org.client.create("Order__c", &order).await?;
             let item = json!({"Order__c": order, "Product__c": product, "Price__c": 99.5, "Qty_S__c": number});
             org.client.create("Order_Item__c", &item).await?;
-            let case = json!({"Subject": format!("Squeak {number}"), "Product__c": product, "Description": "two\nlines"});
+            let case =
+                json!({"Subject": format!("Squeak {number}"), "Product__c": product, "Description": "two\nlines"});
             org.client.create("Case", &case).await?;
         }
     }

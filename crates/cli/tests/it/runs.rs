@@ -44,8 +44,7 @@ async fn deletes_travel_and_the_brake_holds() -> Result<(), Failed> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parent_that_comes_late_releases_what_waits_for_it() -> Result<(), Failed> {
     let bench = Bench::new().await?;
-    let insert =
-        "INSERT INTO orders VALUES ('O-1', 'C-1', 'M-01', 1, 10.5, NULL, '2026-01-01', 'P', '2026-01-01T00:00:00.000Z')";
+    let insert = "INSERT INTO orders VALUES ('O-1', 'C-1', 'M-01', 1, 10.5, NULL, '2026-01-01', 'P', '2026-01-01T00:00:00.000Z')";
     bench.erp()?.execute(insert, [])?;
     bench.client()?.create("Product2", &serde_json::json!({"Name": "Tourer", "Model_No__c": "M-01"})).await?;
     bench.expect(&["run", "orders_in"], 0, &["1 parked"]).await?;

@@ -41,10 +41,19 @@ pub(crate) struct RowReader {
 }
 
 enum Input {
-    Csv { reader: Box<csv::Reader<Box<dyn Read + Send>>>, null: String },
+    Csv {
+        reader: Box<csv::Reader<Box<dyn Read + Send>>>,
+        null: String,
+    },
     /// The sampled lines come first.
-    Ndjson { sample: std::vec::IntoIter<Vec<u8>>, reader: BufReader<Box<dyn Read + Send>> },
-    Parquet { reader: ParquetRecordBatchReader, rows: u64 },
+    Ndjson {
+        sample: std::vec::IntoIter<Vec<u8>>,
+        reader: BufReader<Box<dyn Read + Send>>,
+    },
+    Parquet {
+        reader: ParquetRecordBatchReader,
+        rows: u64,
+    },
 }
 
 fn schema_of(names: &[String], kinds: &[Type]) -> SchemaRef {
@@ -59,8 +68,11 @@ impl RowReader {
         bytes.by_ref().take(3).read_to_end(&mut head).map_err(|error| unreadable(&name, error))?;
         let head = if head == b"\xef\xbb\xbf" { Vec::new() } else { head };
         let bytes: Box<dyn Read + Send> = Box::new(std::io::Cursor::new(head).chain(bytes));
-        let mut reader =
-            csv::ReaderBuilder::new().delimiter(dialect.delimiter).flexible(true).buffer_capacity(1 << 16).from_reader(bytes);
+        let mut reader = csv::ReaderBuilder::new()
+            .delimiter(dialect.delimiter)
+            .flexible(true)
+            .buffer_capacity(1 << 16)
+            .from_reader(bytes);
         let header = reader.byte_headers().map_err(|error| unreadable(&name, error))?;
         let names = header.iter().map(|name| std::str::from_utf8(name).map(str::to_owned));
         let names = names.collect::<std::result::Result<Vec<String>, _>>();
@@ -109,8 +121,7 @@ impl RowReader {
 
     /// Reads the schema; columns of types that Bridgehead does not carry are left out.
     pub(crate) fn parquet(name: String, file: File) -> Result<Self> {
-        let builder =
-            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(&name, error))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(&name, error))?;
         let rows = builder.metadata().file_metadata().num_rows().cast_unsigned();
         let (mut names, mut kinds, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (place, field) in builder.schema().fields().iter().enumerate() {
@@ -172,7 +183,8 @@ impl RowReader {
             Input::Csv { reader, null } => {
                 let mut table = Rows::new(schema_of(&self.names, &self.kinds), &self.kinds);
                 let mut record = csv::ByteRecord::new();
-                while table.len() < rows && reader.read_byte_record(&mut record).map_err(|e| unreadable(&self.name, e))?
+                while table.len() < rows
+                    && reader.read_byte_record(&mut record).map_err(|e| unreadable(&self.name, e))?
                 {
                     let line = record.position().map_or(0, csv::Position::line);
                     add_csv(&mut table, &record, &self.names, null, || format!("{}, line {line}", self.name));
@@ -212,14 +224,9 @@ fn exactly(column: &ArrayRef, kind: Type) -> std::result::Result<ArrayRef, arrow
     cast_with_options(column, &kind.arrow(), &strict)
 }
 
-fn add_csv(
-    table: &mut Rows,
-    record: &csv::ByteRecord,
-    names: &[String],
-    null: &str,
-    place: impl Fn() -> String,
-) {
-    let texts: Vec<_> = record.iter().map(|cell| std::str::from_utf8(cell).map_err(|_| String::from_utf8_lossy(cell))).collect();
+fn add_csv(table: &mut Rows, record: &csv::ByteRecord, names: &[String], null: &str, place: impl Fn() -> String) {
+    let texts: Vec<_> =
+        record.iter().map(|cell| std::str::from_utf8(cell).map_err(|_| String::from_utf8_lossy(cell))).collect();
     let readable: Option<Vec<Option<&str>>> = texts
         .iter()
         .map(|text| match text {
@@ -230,8 +237,15 @@ fn add_csv(
     match readable {
         Some(cells) if cells.len() == names.len() => table.add(&cells, place),
         readable => {
-            let lossy: Vec<Option<&str>> =
-                texts.iter().map(|text| Some(match text { Ok(text) => *text, Err(text) => text.as_ref() })).collect();
+            let lossy: Vec<Option<&str>> = texts
+                .iter()
+                .map(|text| {
+                    Some(match text {
+                        Ok(text) => *text,
+                        Err(text) => text.as_ref(),
+                    })
+                })
+                .collect();
             let at = texts.iter().position(|text| text.as_ref().map_or(true, |text| text.contains('\0')));
             let field = at.and_then(|at| names.get(at)).cloned().unwrap_or_default();
             let (code, what) = match at.map(|at| texts[at].is_ok()) {
@@ -438,7 +452,8 @@ mod tests {
 
     #[test]
     fn numbers_of_json_keep_their_digits_and_bad_lines_are_set_aside() {
-        let text = b"{\"id\":\"a\",\"n\":1.50,\"b\":true,\"o\":{\"x\":[1]}}\n\n{\"id\":\"b\",\"n\":null}\nnonsense\n[1]\n";
+        let text =
+            b"{\"id\":\"a\",\"n\":1.50,\"b\":true,\"o\":{\"x\":[1]}}\n\n{\"id\":\"b\",\"n\":null}\nnonsense\n[1]\n";
         let mut reader = RowReader::ndjson("j.ndjson".into(), Box::new(&text[..])).expect("fields");
         assert_eq!(reader.names(), ["id", "n", "b", "o"]);
         assert_eq!(reader.kinds(), [Type::Text, Type::Text, Type::Boolean, Type::Json]);

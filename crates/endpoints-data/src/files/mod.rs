@@ -81,7 +81,8 @@ impl Files {
         let answer = self.store.get(&file.location).await.map_err(failed(what.as_str()))?;
         if format == Format::Parquet {
             // It is read from its end: it has to be on this machine.
-            let spool = |error: std::io::Error| Error::new(Class::Internal, "cannot write a spool file").caused_by(error);
+            let spool =
+                |error: std::io::Error| Error::new(Class::Internal, "cannot write a spool file").caused_by(error);
             let spooled = tempfile::tempfile().map_err(spool)?;
             let mut output = tokio::fs::File::from_std(spooled.try_clone().map_err(spool)?);
             let mut stream = StreamReader::new(answer.into_stream().map_err(std::io::Error::other));

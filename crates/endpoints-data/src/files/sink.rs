@@ -188,7 +188,8 @@ fn merge(
     let name = &target.entity.name;
     let key = |records: &RecordBatch| {
         let place = records.schema_ref().index_of(&target.key);
-        place.map_err(|error| Error::new(Class::Mapping, format!("{name} has no field {}", target.key)).caused_by(error))
+        place
+            .map_err(|error| Error::new(Class::Mapping, format!("{name} has no field {}", target.key)).caused_by(error))
     };
     let place = key(&changes.records)?;
     let text = |records: &RecordBatch, place: usize, row: usize| {
@@ -208,7 +209,8 @@ fn merge(
         let mut reader = old.rows()?;
         while let Some(batch) = reader.next_batch(8_192)? {
             if let Some(bad) = batch.unreadable.first() {
-                let message = format!("{name} can't be rewritten, for a row of it can't be read: {}", bad.error.message);
+                let message =
+                    format!("{name} can't be rewritten, for a row of it can't be read: {}", bad.error.message);
                 return Err(Error::new(Class::Mapping, message));
             }
             let place = key(&batch.records)?;

@@ -139,7 +139,7 @@ impl Running<'_> {
         if !self.report.receipt.balances() {
             // Something moved below us, or got lost: this window once more, from its start.
             tracing::warn!(sync = self.sync.name, "the receipt does not balance; reading the window again");
-            self.from_start();
+            self.rewind();
             self.read_window(window.clone()).await?;
         }
         self.release().await?;
@@ -152,13 +152,13 @@ impl Running<'_> {
             let since = since.or(Some(String::new()));
             self.checkpoint = Checkpoint { since, open: None, mapping: self.sync.definition.digest };
         } else {
-            self.from_start();
+            self.rewind();
         }
         self.commit_checkpoint()
     }
 
     /// Lets the window in progress be read from its start.
-    fn from_start(&mut self) {
+    fn rewind(&mut self) {
         if let Some(open) = &mut self.checkpoint.open {
             (open.position, open.rows) = (None, 0);
         }
@@ -190,7 +190,7 @@ impl Running<'_> {
         read.from = self.checkpoint.open.as_ref().and_then(|open| open.position.clone()).map(Position::new);
         if read.from.is_some() && !self.source.holds(&read).await? {
             tracing::info!(sync = self.sync.name, "the source can't go on from where it was; reading from the start");
-            self.from_start();
+            self.rewind();
             read.from = None;
         }
         self.report.receipt = Receipt { source: (before, before), ..Receipt::default() };

@@ -458,7 +458,8 @@ mod tests {
         assert_eq!(reader.names(), ["id", "n", "b", "o"]);
         assert_eq!(reader.kinds(), [Type::Text, Type::Text, Type::Boolean, Type::Json]);
         let batch = reader.next_batch(100).expect("rows").expect("a batch");
-        let cell = |row: usize, column: usize| text_of(batch.records.column(column), row).map(|text| text.into_owned());
+        let cell =
+            |row: usize, column: usize| text_of(batch.records.column(column), row).map(std::borrow::Cow::into_owned);
         assert_eq!(cell(0, 1).as_deref(), Some("1.50"));
         assert_eq!(cell(0, 3).as_deref(), Some("{\"x\":[1]}"));
         assert_eq!((cell(1, 0).as_deref(), cell(1, 1), cell(1, 2)), (Some("b"), None, None));

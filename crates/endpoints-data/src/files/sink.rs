@@ -242,11 +242,9 @@ fn merge(
     }
     let mut added = Vec::new();
     for row in 0..changes.len() {
-        if changes.ops[row] == Op::Upsert {
-            if !known[row] {
-                outcomes[row] = Outcome::Applied { created: true, id: None };
-                added.push(row as u32);
-            }
+        if changes.ops[row] == Op::Upsert && !known[row] {
+            outcomes[row] = Outcome::Applied { created: true, id: None };
+            added.push(row as u32);
         }
     }
     if outcomes.iter().all(|outcome| *outcome == Outcome::Unchanged) {

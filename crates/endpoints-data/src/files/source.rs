@@ -121,13 +121,11 @@ impl Source for Files {
 }
 
 fn refuse_filter(read: &Read) -> Result<()> {
-    match &read.filter {
-        None => Ok(()),
-        Some(_) => {
-            let message = format!("{} is a file, which has no language for `where`; leave it out", read.entity.name);
-            Err(Error::new(Class::Mapping, message))
-        }
+    if read.filter.is_none() {
+        return Ok(());
     }
+    let message = format!("{} is a file, which has no language for `where`; leave it out", read.entity.name);
+    Err(Error::new(Class::Mapping, message))
 }
 
 impl Files {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use endpoint::{Endpoint, Kind, Result, Setup, configuration};
 use schemars::JsonSchema;
-use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 
 use super::{Postgres, tls};
@@ -50,8 +49,10 @@ impl PostgresConfig {
     fn open(self, setup: &Setup<'_>) -> Result<Arc<dyn Endpoint>> {
         let references = setup.references;
         let password = self.password.map(|text| references.secret(&text)).transpose()?;
-        let mut postgres =
-            Postgres::new(&references.resolve(&self.url)?, password.as_ref().map(|secret| secret.expose_secret()))?;
+        let mut postgres = Postgres::new(
+            &references.resolve(&self.url)?,
+            password.as_ref().map(secrecy::ExposeSecret::expose_secret),
+        )?;
         if self.tls == Tls::Require || (self.tls == Tls::Remote && !postgres.is_local()) {
             let authority = self.tls_ca.map(|path| setup.folder.join(path));
             postgres = postgres.encrypted(tls::connector(authority.as_deref())?);

@@ -65,6 +65,7 @@ struct Seen {
     /// The org's clock less ours, in seconds, from the newest answer.
     clock_ahead: i64,
     objects: HashMap<String, (String, Arc<Object>)>,
+    global: Option<(String, Arc<Vec<GlobalObject>>)>,
 }
 
 /// A client of one org; clones share its session, its counts and its descriptions.
@@ -184,13 +185,40 @@ impl Client {
         self.json(&Request::get(self.path("limits"))).await
     }
 
-    /// Returns a line for each object that the session's user can see.
-    pub async fn objects(&self) -> Result<Vec<GlobalObject>, Error> {
+    /// Returns a line for each object that the session's user can see; asks whether the list changed, and reads it
+    /// again only then.
+    pub async fn objects(&self) -> Result<Arc<Vec<GlobalObject>>, Error> {
         #[derive(Deserialize)]
         struct Global {
             sobjects: Vec<GlobalObject>,
         }
-        Ok(self.json::<Global>(&Request::get(self.path("sobjects"))).await?.sobjects)
+        let known = self.seen().global.clone();
+        let request = Request::get(self.path("sobjects"));
+        let read = |body: &[u8]| Ok(Arc::new(read_json::<Global>(&request, body)?.sobjects));
+        let (global, modified) = self.if_modified(&request, known, read).await?;
+        if let Some(modified) = modified {
+            self.seen().global = Some((modified, Arc::clone(&global)));
+        }
+        Ok(global)
+    }
+
+    /// Reads a resource unless it is as it was when `known` was read; returns it with the time of its last change.
+    async fn if_modified<T: Clone>(
+        &self,
+        request: &Request,
+        known: Option<(String, T)>,
+        read: impl FnOnce(&[u8]) -> Result<T, Error>,
+    ) -> Result<(T, Option<String>), Error> {
+        let mut conditional = request.clone();
+        if let Some((modified, _)) = &known {
+            conditional = conditional.header("if-modified-since", modified.clone());
+        }
+        let response = self.send(&conditional).await?;
+        if let (304, Some((modified, value))) = (response.status(), known) {
+            return Ok((value, Some(modified)));
+        }
+        let modified = response.header("last-modified").map(str::to_owned);
+        Ok((read(&response.bytes().await?)?, modified))
     }
 
     /// Returns the description of an object; asks whether it changed, and reads it again only then.
@@ -201,16 +229,9 @@ impl Client {
         );
         let path = path.replace("%5F", "_");
         let known = self.seen().objects.get(object).cloned();
-        let mut request = Request::get(self.path(&path));
-        if let Some((modified, _)) = &known {
-            request = request.header("if-modified-since", modified.clone());
-        }
-        let response = self.send(&request).await?;
-        if let (304, Some((_, object))) = (response.status(), known) {
-            return Ok(object);
-        }
-        let modified = response.header("last-modified").map(str::to_owned);
-        let described: Arc<Object> = Arc::new(read_json(&request, &response.bytes().await?)?);
+        let request = Request::get(self.path(&path));
+        let read = |body: &[u8]| Ok(Arc::new(read_json(&request, body)?));
+        let (described, modified) = self.if_modified(&request, known, read).await?;
         if let Some(modified) = modified {
             self.seen().objects.insert(object.to_owned(), (modified, Arc::clone(&described)));
         }

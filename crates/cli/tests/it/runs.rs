@@ -95,3 +95,102 @@ async fn a_second_run_of_one_sync_says_so_and_leaves() -> Result<(), Failed> {
     drop(lock);
     bench.expect(&["run", "orders_in"], 0, &["0 read"]).await
 }
+
+const TASKS: &str = "\
+mapping: tasks
+version: 1
+salesforce: { connection: crm, object: Task, key: Id }
+external: { connection: erp, entity: tasks, key: id, create: true }
+fields:
+  - { salesforce: Subject, external: subject }
+  - { salesforce: WhatId, external: customer_id, lookup: customers }
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reference_to_several_objects_is_looked_up_through_links() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    std::fs::write(bench.path("mappings/tasks.yaml"), TASKS)?;
+    bench.edit(
+        "bridgehead.yaml",
+        "syncs:",
+        "syncs:\n  - { sync: tasks_out, mapping: tasks, direction: to_external }",
+    )?;
+    let client = bench.client()?;
+    let known = client.create("Account", &serde_json::json!({"Name": "A", "Customer_No__c": "C-1"})).await?;
+    let late = client.create("Account", &serde_json::json!({"Name": "B"})).await?;
+    for (subject, what) in [("Call", &known), ("Write", &late)] {
+        client.create("Task", &serde_json::json!({"Subject": subject, "WhatId": what})).await?;
+    }
+    // Named in any order, parents run first.
+    bench.expect(&["run", "tasks_out", "customers_out"], 0, &["tasks_out (full): 2 read, 1 created, 1 parked"]).await?;
+    bench.expect(&["dead-letters", "list"], 0, &["MISSING_PARENT", "has no link in the mapping customers yet"]).await?;
+    client.update("Account", &late, &serde_json::json!({"Customer_No__c": "C-2"})).await?;
+    bench.expect(&["run", "customers_out", "tasks_out"], 0, &["tasks_out (changes): 2 read, 1 created"]).await?;
+    bench.expect(&["dead-letters", "list"], 0, &["no dead letters"]).await?;
+    let erp = bench.erp()?;
+    let mut statement = erp.prepare("SELECT subject, customer_id FROM tasks ORDER BY subject")?;
+    let rows: Vec<(String, String)> =
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    assert_eq!(rows, [("Call".into(), "C-1".into()), ("Write".into(), "C-2".into())]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_go_out_to_files_and_follow_their_changes() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    bench.edit("bridgehead.yaml", "syncs:", "  files: { kind: files, url: out }\nsyncs:")?;
+    bench.edit(
+        "mappings/customers.yaml",
+        "connection: erp, entity: customers, key: id",
+        "connection: files, entity: c.csv, key: id, create: true",
+    )?;
+    let client = bench.client()?;
+    let mut ids = Vec::new();
+    for number in 0..12 {
+        let fields = serde_json::json!({"Name": format!("N {number}"), "Customer_No__c": format!("C-{number:02}"), "AnnualRevenue": 1});
+        ids.push(client.create("Account", &fields).await?);
+    }
+    bench.expect(&["run", "customers_out"], 0, &["12 created"]).await?;
+    client.update("Account", &ids[3], &serde_json::json!({"Name": "K\u{f6}ln; \"3\""})).await?;
+    client.delete("Account", &ids[4]).await?;
+    bench.expect(&["run", "customers_out"], 0, &["1 updated", "1 deleted"]).await?;
+    let text = std::fs::read_to_string(bench.path("out/c.csv"))?;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 12, "{text}");
+    assert_eq!(lines[0], "id,name,city,country,revenue,address");
+    assert!(text.contains("C-03,\"K\u{f6}ln; \"\"3\"\"\",,,1,") && !text.contains("C-04"), "{text}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_mapping_reaches_every_record_and_a_rule_can_reject_a_run() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    let fields = serde_json::json!({"Name": "A", "Customer_No__c": "C-1", "BillingCity": "Lyon", "AnnualRevenue": -5});
+    bench.client()?.create("Account", &fields).await?;
+    bench.edit("mappings/customers.yaml", "on_fail: dead_letter", "on_fail: reject")?;
+    bench.expect(&["run", "customers_out"], 3, &["the rule revenue_not_negative does not hold for \"C-1\""]).await?;
+    assert!(bench.erp_customers("customers")?.is_empty(), "a rejected run writes nothing");
+    bench.edit("mappings/customers.yaml", "on_fail: reject", "on_fail: warn")?;
+    bench.expect(&["run", "customers_out"], 0, &["1 created", "1 warnings"]).await?;
+    bench.expect(&["plan", "customers_out"], 0, &["reads changes only"]).await?;
+    let city = "{ salesforce: BillingCity, external: city";
+    bench.edit("mappings/customers.yaml", city, &format!("{city}, to_external: \"upper(value)\""))?;
+    bench.expect(&["plan", "customers_out"], 0, &["reads everything, since the mapping is another"]).await?;
+    bench.expect(&["run", "customers_out"], 0, &["customers_out (full)", "1 updated"]).await?;
+    assert_eq!(bench.erp_customers("customers")?[0].2, "LYON");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_knows_every_kind_and_a_wrong_word_is_named_with_its_line() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    let kinds = ["\"salesforce\"", "\"postgres\"", "\"sqlite\"", "\"files\"", "\"client_credentials\""];
+    bench.expect(&["schema"], 0, &kinds).await?;
+    bench.expect(&["schema", "mapping"], 0, &["\"when_key_missing\"", "\"to_external\""]).await?;
+    bench.edit("bridgehead.yaml", "path: erp.db", "pth: erp.db")?;
+    bench
+        .expect(&["check"], 4, &["bridgehead.yaml:9:5: connection erp", "unknown field `pth`, expected `path`"])
+        .await?;
+    bench.edit("bridgehead.yaml", "kind: sqlite", "kind: sqlight")?;
+    bench.expect(&["check"], 4, &["its kind is \"sqlight\"; there are salesforce, postgres, sqlite, files"]).await
+}

@@ -70,7 +70,7 @@ impl Catalog for Org {
     async fn entities(&self) -> Result<Vec<String>> {
         let objects = self.client.objects().await.map_err(failed("cannot list the objects"))?;
         let mut names: Vec<String> =
-            objects.into_iter().filter(|object| object.queryable).map(|object| object.name).collect();
+            objects.iter().filter(|object| object.queryable).map(|object| object.name.clone()).collect();
         names.sort();
         Ok(names)
     }

@@ -42,6 +42,16 @@ async fn an_expired_session_is_renewed_once_for_all_callers() -> Result<(), Fail
 }
 
 #[tokio::test]
+async fn descriptions_are_read_again_only_when_they_changed() -> Result<(), Failed> {
+    let (_sandbox, client) = open().await?;
+    let (first, second) = (client.objects().await?, client.objects().await?);
+    assert!(std::sync::Arc::ptr_eq(&first, &second), "the org said that nothing changed");
+    let (first, second) = (client.describe("Account").await?, client.describe("Account").await?);
+    assert!(std::sync::Arc::ptr_eq(&first, &second), "the org said that nothing changed");
+    Ok(())
+}
+
+#[tokio::test]
 async fn wrong_secrets_and_given_tokens_that_expired_are_errors_of_sign_in() -> Result<(), Failed> {
     let sandbox = Sandbox::start(Config { access_token: Some("given".into()), ..Config::default() }).await?;
     let wrong = Credentials::ClientCredentials {

@@ -1,4 +1,5 @@
-//! The Salesforce clients that judge the sandbox, at pinned versions, in a folder that outlives the run.
+//! Programs of others that tests work with, at pinned versions, in a folder that outlives the run: the Salesforce
+//! clients that judge the sandbox, and an object store that speaks S3.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::Command;
 use crate::services::{install, quiet};
 
 /// From PyPI.
-const PYTHON: &[&str] = &["simple-salesforce==1.12.10"];
+const PYTHON: &[&str] = &["simple-salesforce==1.12.10", "moto[server]==5.2.5"];
 /// From npm.
 const NODE: &[&str] = &["jsforce@3.10.16"];
 

@@ -57,6 +57,14 @@ pub(crate) fn run(title: &str, command: &mut Command) -> Chore {
 fn cargo(root: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root).args(arguments);
+    // What cargo tells a program of its package is no business of the builds that it starts: build scripts of
+    // dependencies look at some of it, and half of the dependencies would be built again for every checkout.
+    let about_us = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| about_us.iter().any(|stem| name.starts_with(stem))) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

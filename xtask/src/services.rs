@@ -32,8 +32,33 @@ impl Services {
     }
 
     /// Returns where tests find the servers.
-    pub(crate) fn environment(&self) -> [(&'static str, String); 1] {
-        [("BRIDGEHEAD_TEST_POSTGRES", format!("postgres://postgres@127.0.0.1:{}/postgres", self.port))]
+    pub(crate) fn environment(&self) -> [(&'static str, String); 2] {
+        [
+            ("BRIDGEHEAD_TEST_POSTGRES", format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)),
+            ("BRIDGEHEAD_TEST_POSTGRES_CA", self.certificate().display().to_string()),
+        ]
+    }
+
+    fn certificate(&self) -> PathBuf {
+        self.folder.join("server.crt")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.folder.join("server.key")
+    }
+
+    /// Makes a certificate that vouches for itself, for encrypted connections.
+    fn make_certificate(&self) -> Result<(), String> {
+        if !Command::new("openssl").arg("version").output().is_ok_and(|output| output.status.success()) {
+            install(&["openssl"])?;
+        }
+        let mut command = Command::new("openssl");
+        command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=localhost"]);
+        command.args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
+        command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+        command.arg("-keyout").arg(self.key()).arg("-out").arg(self.certificate()).stderr(Stdio::null());
+        let status = command.status().map_err(|error| format!("openssl: {error}"))?;
+        if status.success() { Ok(()) } else { Err(format!("openssl could not make a certificate ({status})")) }
     }
 
     /// A PostgreSQL program; as root it runs under the distribution's own account, which alone it accepts.
@@ -50,8 +75,9 @@ impl Services {
 
     fn start_postgres(&self) -> Result<(), String> {
         let data = self.folder.join("postgres");
+        self.make_certificate()?;
         if is_root() {
-            quiet("chown", Command::new("chown").arg("postgres:").arg(&self.folder))?;
+            quiet("chown", Command::new("chown").args(["-R", "postgres:"]).arg(&self.folder))?;
         }
         quiet(
             "initdb",
@@ -62,9 +88,11 @@ impl Services {
         )?;
         let options = format!(
             "-c port={} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c wal_level=logical -c fsync=off \
-             -c max_connections=200",
+             -c max_connections=200 -c ssl=on -c ssl_cert_file={} -c ssl_key_file={}",
             self.port,
-            self.folder.display()
+            self.folder.display(),
+            self.certificate().display(),
+            self.key().display()
         );
         let log = self.folder.join("postgres.log");
         quiet(

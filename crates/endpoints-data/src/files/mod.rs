@@ -55,8 +55,10 @@ impl Files {
     async fn files(&self, entity: &str) -> Result<Vec<ObjectMeta>> {
         let what = || format!("cannot list the files of {entity} in {}", self.place);
         if !entity.contains('*') {
-            return match self.store.head(&Path::from(entity)).await {
-                Ok(file) => Ok(vec![file]),
+            let path = Path::from(entity);
+            return match self.store.head(&path).await {
+                // Under a prefix the store answers with the prefix, though it was asked without.
+                Ok(file) => Ok(vec![ObjectMeta { location: path, ..file }]),
                 Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
                 Err(error) => Err(failed(what())(error)),
             };

@@ -58,3 +58,132 @@ async fn files_of_every_format_keep_the_contract() -> Result<(), Box<dyn std::er
     }
     Ok(())
 }
+
+/// References that lead nowhere: these tests have no secrets.
+struct Plain;
+
+impl endpoint::References for Plain {
+    fn resolve(&self, text: &str) -> endpoint::Result<String> {
+        Ok(text.to_owned())
+    }
+
+    fn secret(&self, text: &str) -> endpoint::Result<secrecy::SecretString> {
+        Ok(text.to_owned().into())
+    }
+}
+
+impl endpoint::Journal for Plain {
+    fn begin(&self, _: &str, _: &str) -> endpoint::Result<()> {
+        Ok(())
+    }
+
+    fn unfinished(&self, _: &str) -> endpoint::Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    fn end(&self, _: &str, _: &str) -> endpoint::Result<()> {
+        Ok(())
+    }
+}
+
+fn open(kind: endpoint::Kind, config: serde_json::Value) -> endpoint::Result<Arc<dyn endpoint::Endpoint>> {
+    let here = std::path::Path::new(".");
+    let setup =
+        endpoint::Setup { name: "test", folder: here, state: here, references: &Plain, journal: Arc::new(Plain) };
+    (kind.open)(config, &setup)
+}
+
+#[tokio::test]
+async fn postgres_is_spoken_to_encrypted_and_a_stranger_s_certificate_is_refused()
+-> Result<(), Box<dyn std::error::Error>> {
+    let missing = "BRIDGEHEAD_TEST_POSTGRES_CA names no certificate; `cargo xtask test` makes one";
+    let (server, authority) =
+        (std::env::var("BRIDGEHEAD_TEST_POSTGRES"), std::env::var("BRIDGEHEAD_TEST_POSTGRES_CA").map_err(|_| missing)?);
+    let url = server?.replace("127.0.0.1", "localhost");
+    let kind = endpoints_data::postgres::KIND;
+    let trusted = open(kind, serde_json::json!({"url": url, "tls": "require", "tls_ca": authority}))?;
+    trusted.entities().await?;
+    let stranger = open(kind, serde_json::json!({"url": url, "tls": "require"}))?;
+    let refused = stranger.entities().await.expect_err("the system does not trust this certificate");
+    let mut causes = String::new();
+    let mut cause = std::error::Error::source(&refused);
+    while let Some(inner) = cause {
+        causes.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    assert!(causes.contains("certificate"), "{causes}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn files_are_reached_by_an_address_and_a_secret_in_it_is_refused() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = tempfile::tempdir()?;
+    let url = format!("file://{}", folder.path().display());
+    let files = open(endpoints_data::files::KIND, serde_json::json!({"url": url}))?;
+    files.create(&widgets("w.csv")).await?;
+    assert_eq!(files.entities().await?, ["w.csv"]);
+    for (config, said) in [
+        (serde_json::json!({"url": "s3://key:secret@bucket/x"}), "holds a secret"),
+        (serde_json::json!({"url": "nowhere://x"}), "nowhere://x can't be used"),
+        (serde_json::json!({"url": "x", "delimiter": "\n"}), "can't separate columns"),
+    ] {
+        let error = open(endpoints_data::files::KIND, config).err().ok_or("it opens")?;
+        assert!(error.to_string().contains(said) && !error.to_string().contains("secret@"), "{error}");
+    }
+    Ok(())
+}
+
+/// A program that ends with its test.
+struct Stopped(std::process::Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts an object store that speaks S3 and makes a bucket in it; returns its port.
+async fn object_store() -> Result<(Stopped, u16), Box<dyn std::error::Error>> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let python = std::env::var("BRIDGEHEAD_TEST_PYTHON")
+        .map_err(|_| "BRIDGEHEAD_TEST_PYTHON names no Python with moto; `cargo xtask test` installs it")?;
+    let free = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let port = free.local_addr()?.port();
+    drop(free);
+    let mut command = std::process::Command::new(python);
+    command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut server = Stopped(command.spawn()?);
+    let begun = std::time::Instant::now();
+    let mut stream = loop {
+        if let Ok(stream) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
+            break stream;
+        }
+        assert!(server.0.try_wait()?.is_none(), "the object store ended early");
+        assert!(begun.elapsed() < std::time::Duration::from_mins(1), "the object store does not listen");
+        tokio::task::yield_now().await;
+    };
+    let request = "PUT /bucket HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok((server, port))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_in_an_object_store_keep_the_contract() -> Result<(), Box<dyn std::error::Error>> {
+    let (_server, port) = object_store().await?;
+    let config = serde_json::json!({
+        "url": "s3://bucket/deep/folder",
+        "options": {"endpoint": format!("http://127.0.0.1:{port}"), "region": "us-east-1", "access_key_id": "k", "allow_http": "true"},
+        "secrets": {"secret_access_key": "s"},
+    });
+    let files = open(endpoints_data::files::KIND, config)?;
+    for name in ["w.csv.gz", "w.parquet"] {
+        files.create(&widgets(name)).await?;
+        endpoint::contract::check(&*files, name, ["k", "name", "amount", "at"]).await;
+    }
+    Ok(())
+}

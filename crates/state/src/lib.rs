@@ -246,6 +246,19 @@ pub struct Store {
 #[derive(Debug)]
 pub struct RunLock(#[expect(dead_code, reason = "held for its lock")] std::fs::File);
 
+/// Returns the path of a lock file beside the state file.
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{what}"));
+    path.with_file_name(name)
+}
+
+/// Opens a lock file; the lock is not taken yet.
+fn lock_file(path: &Path) -> Result<std::fs::File> {
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    file.map_err(|source| Error::Folder { path: path.to_owned(), source })
+}
+
 impl Store {
     /// Opens the store, making the file and its folder, and brings its format up to date.
     ///
@@ -256,14 +269,19 @@ impl Store {
         let folder = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder).map_err(|source| Error::Folder { path: folder.to_owned(), source })?;
         let unusable = |source| Error::Unusable { path: path.to_owned(), source };
+        // One at a time sets the file up: SQLite does not wait for its turn to change the journal's mode.
+        let lock_path = beside(path, "opening");
+        let lock = lock_file(&lock_path)?;
+        lock.lock().map_err(|source| Error::Folder { path: lock_path, source })?;
         let mut connection = Connection::open(path).map_err(unusable)?;
         connection
-            .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=10000;")
+            .execute_batch("PRAGMA busy_timeout=10000; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
             .map_err(unusable)?;
         let found = schema::migrate(&mut connection).map_err(unusable)?;
         if found > schema::FORMAT {
             return Err(Error::Newer { path: path.to_owned(), found, known: schema::FORMAT });
         }
+        drop(lock);
         Ok(Self { path: Arc::new(path.to_owned()), connection: Arc::new(Mutex::new(connection)) })
     }
 
@@ -278,11 +296,9 @@ impl Store {
     ///
     /// [`Error::Busy`] when somebody else has it.
     pub fn lock(&self, sync: &str) -> Result<RunLock> {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{sync}.lock"));
-        let path = self.path.with_file_name(name);
+        let path = beside(&self.path, &format!("{sync}.lock"));
+        let file = lock_file(&path)?;
         let folder = |source| Error::Folder { path: path.clone(), source };
-        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(folder)?;
         match file.try_lock() {
             Ok(()) => Ok(RunLock(file)),
             Err(std::fs::TryLockError::WouldBlock) => Err(Error::Busy { sync: sync.to_owned() }),

@@ -1,6 +1,6 @@
 //! The tables, and the steps from one format of the file to the next.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, TransactionBehavior};
 
 /// The steps; the format of a file is the number of steps that it has taken.
 const STEPS: &[&str] = &[
@@ -33,14 +33,19 @@ const STEPS: &[&str] = &[
 /// The format that this version writes.
 pub(crate) const FORMAT: i64 = STEPS.len() as i64;
 
-/// Takes the steps that the file has not taken, each in a transaction, and returns its format.
+/// Takes the steps that the file has not taken, each in a transaction, and returns its format. Another process may be
+/// doing the same: the format is read again once the file is ours.
 pub(crate) fn migrate(connection: &mut Connection) -> rusqlite::Result<i64> {
-    let mut format: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    while let Some(step) = usize::try_from(format).ok().and_then(|at| STEPS.get(at)) {
-        let transaction = connection.transaction()?;
-        transaction.execute_batch(step)?;
-        format += 1;
-        transaction.pragma_update(None, "user_version", format)?;
+    let format_of = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
+    let mut format = format_of(connection)?;
+    while format < FORMAT {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        format = format_of(&transaction)?;
+        if let Some(step) = usize::try_from(format).ok().and_then(|at| STEPS.get(at)) {
+            transaction.execute_batch(step)?;
+            format += 1;
+            transaction.pragma_update(None, "user_version", format)?;
+        }
         transaction.commit()?;
     }
     Ok(format)

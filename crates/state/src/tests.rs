@@ -46,3 +46,20 @@ fn a_file_of_format_1_is_brought_up_to_date_and_reads_everything_once() {
     assert_eq!(store.runs(9).expect("runs").len(), 1);
     assert_eq!(store.count_dead_letters(None).expect("a count"), (1, 0));
 }
+
+#[test]
+fn a_new_file_may_be_opened_by_many_at_once() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("state.db");
+        let start = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    start.wait();
+                    Store::open(&path).expect("a file that others open, too");
+                });
+            }
+        });
+    }
+}

@@ -143,7 +143,8 @@ impl Running<'_> {
             self.read_window(window.clone()).await?;
         }
         self.release().await?;
-        if self.sync.deletes == Deletes::Propagate {
+        // A row that was not read must not be taken for one that is gone.
+        if self.sync.deletes == Deletes::Propagate && self.report.receipt.balances() {
             self.deletions(window).await?;
         }
         if self.report.receipt.balances() {

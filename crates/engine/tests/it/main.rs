@@ -18,6 +18,8 @@ const ROWS: usize = 30;
 #[derive(Default)]
 struct Memory {
     forgetful: AtomicU32,
+    /// True for records that have an id and no key.
+    keyless: bool,
     written: Mutex<Vec<String>>,
     deleted: AtomicU32,
 }
@@ -39,7 +41,8 @@ impl Catalog for Memory {
     }
 
     async fn describe(&self, entity: &str) -> Result<Entity> {
-        Ok(Entity::new(entity).with_key(["k"]).with_fields([Field::new("k", Type::Text)]))
+        let key = if self.keyless { "id" } else { "k" };
+        Ok(Entity::new(entity).with_key([key]).with_fields(["id", "k"].map(|name| Field::new(name, Type::Text))))
     }
 }
 
@@ -53,11 +56,14 @@ impl Source for Memory {
         Ok(ROWS as u64)
     }
 
-    async fn read(&self, _: Read) -> Result<Batches> {
+    async fn read(&self, read: Read) -> Result<Batches> {
         let forgets = self.forgetful.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
         let rows = ROWS - usize::from(forgets.is_ok());
-        let keys: ArrayRef = Arc::new((0..rows).map(|row| Some(format!("k-{row:02}"))).collect::<StringArray>());
-        let records = RecordBatch::try_from_iter_with_nullable([("k", keys, true)]);
+        let columns = read.fields.iter().map(|name| {
+            let value = |row: usize| (name != "k" || !self.keyless).then(|| format!("{name}-{row:02}"));
+            (name, Arc::new((0..rows).map(value).collect::<StringArray>()) as ArrayRef, true)
+        });
+        let records = RecordBatch::try_from_iter_with_nullable(columns);
         let records = records.map_err(|error| Error::new(Class::Internal, "no batch").caused_by(error))?;
         Ok(futures::stream::iter([Ok(ChangeBatch::upserts(records, None))]).boxed())
     }
@@ -76,18 +82,17 @@ impl Sink for Memory {
     }
 }
 
+fn sync(direction: Direction) -> std::result::Result<Sync, Box<dyn std::error::Error>> {
+    let text = "mapping: m\nversion: 1\nsalesforce: {connection: c, object: t, key: k}\n\
+                external: {connection: e, entity: t, key: k}\nfields: []\n";
+    let definition = Definition::parse(text)?;
+    Ok(Sync { name: "s".to_owned(), definition, direction, deletes: Deletes::Propagate, brake: 1.0 })
+}
+
 /// Runs a sync again and again from a source that forgets a row in so many reads of each run; returns of the last run
 /// whether it was green, of all the rows that came and went, and whether a window is still open.
 async fn run(forgetful: &[u32]) -> std::result::Result<(bool, usize, u32, bool), Box<dyn std::error::Error>> {
-    let text = "mapping: m\nversion: 1\nsalesforce: {connection: c, object: t, key: k}\n\
-                external: {connection: e, entity: t, key: k}\nfields: []\n";
-    let sync = Sync {
-        name: "s".to_owned(),
-        definition: Definition::parse(text)?,
-        direction: Direction::ToSalesforce,
-        deletes: Deletes::Propagate,
-        brake: 1.0,
-    };
+    let sync = sync(Direction::ToSalesforce)?;
     let folder = tempfile::tempdir()?;
     let store = Store::open(&folder.path().join("state.db"))?;
     let (source, target) = (Memory::default(), Memory::default());
@@ -115,5 +120,24 @@ async fn a_run_with_missing_rows_is_red_and_keeps_its_window() -> std::result::R
     assert_eq!(run(&[9]).await?, (false, ROWS - 1, 0, true));
     assert_eq!(run(&[0, 9]).await?, (false, ROWS, 0, true), "what was not read is not taken for deleted");
     assert_eq!(run(&[9, 0]).await?, (true, ROWS, 0, false), "the next run mends it");
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_record_without_a_key_keeps_its_own_dead_letter() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let folder = tempfile::tempdir()?;
+    let store = Store::open(&folder.path().join("state.db"))?;
+    let source = Memory { keyless: true, ..Memory::default() };
+    let target = Memory::default();
+    for _ in 0..2 {
+        let sync = sync(Direction::ToExternal)?;
+        engine::run(&sync, &source, &target, &store, &|_| None, &Options::default(), &|_| {}).await?;
+        let letters = store.dead_letters(Some("s"), None, 0, 100)?;
+        let mut records: Vec<&str> = letters.iter().map(|letter| letter.record.as_str()).collect();
+        records.sort_unstable();
+        records.dedup();
+        let counts = (letters.len(), records.len());
+        assert_eq!(counts, (ROWS, ROWS), "one for each record, and not a second by the next run");
+    }
     Ok(())
 }

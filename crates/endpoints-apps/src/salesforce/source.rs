@@ -265,3 +265,26 @@ impl Org {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_overlap_so_that_a_late_commit_is_not_missed() {
+        let window =
+            Window { since: Some("2026-05-05T10:00:00Z".to_owned()), until: "2026-05-05T11:00:00Z".to_owned() };
+        let read = Read {
+            entity: Entity { cursor: Some("SystemModstamp".to_owned()), ..Entity::new("Account") },
+            fields: Vec::new(),
+            filter: Some("Type = 'a' OR Type = 'b'".to_owned()),
+            window: Some(window),
+            from: None,
+            deleted: true,
+            batch_rows: 1,
+        };
+        let expected = " WHERE (Type = 'a' OR Type = 'b') AND SystemModstamp <= 2026-05-05T11:00:00Z \
+                        AND SystemModstamp >= 2026-05-05T09:50:00.000Z AND IsDeleted = true AND Id > '001'";
+        assert_eq!(conditions(&read, Some("001")), expected);
+    }
+}

@@ -104,3 +104,14 @@ fn send_all(db: &Connection, read: &Read, sender: &mpsc::Sender<Result<ChangeBat
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_of_times_overlap_and_those_of_numbers_do_not() {
+        assert_eq!(earlier("2026-05-05T10:00:00Z"), "'2026-05-05T09:55:00.000Z'");
+        assert_eq!(earlier("17"), "'17'");
+    }
+}

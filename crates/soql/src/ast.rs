@@ -59,6 +59,28 @@ pub struct Query {
     pub updates: Vec<String>,
 }
 
+impl From<Source> for Query {
+    /// Returns a query that selects nothing yet.
+    fn from(from: Source) -> Self {
+        Self {
+            select: Vec::new(),
+            from,
+            also: Vec::new(),
+            scope: None,
+            filter: None,
+            with: None,
+            group: None,
+            having: None,
+            order: Vec::new(),
+            limit: None,
+            offset: None,
+            all_rows: false,
+            purposes: Vec::new(),
+            updates: Vec::new(),
+        }
+    }
+}
+
 /// An object or path behind `FROM`, with its alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {

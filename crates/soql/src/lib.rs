@@ -1,4 +1,4 @@
-//! SOQL: text to syntax tree and back. Grammar only: what names mean is the reader's business.
+//! SOQL and SOSL: text to syntax tree and back. Grammar only: what names mean is the reader's business.
 //!
 //! ```
 //! let query = soql::parse("select Name, Owner.Name from Account where Type = 'Customer' limit 5")?;
@@ -11,6 +11,7 @@ mod ast;
 mod lex;
 mod parse;
 mod print;
+mod sosl;
 
 pub use ast::{
     Condition, DateLiteral, DateUnit, Direction, Expr, Grouping, Item, Name, Nulls, Op, Order, Query, Reach, Source,
@@ -18,6 +19,7 @@ pub use ast::{
 };
 pub use parse::parse;
 pub use print::quote;
+pub use sosl::{Returning, Search, parse_search};
 
 /// Why a text is no SOQL, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -33,23 +33,29 @@ pub fn parse(text: &str) -> Result<Query, Error> {
             message: format!("SOQL statements cannot be longer than {MAX_CHARS} characters."),
         });
     }
-    let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
+    let mut parser = Parser::new(tokens(text)?);
     let query = parser.query(false)?;
-    if parser.peek().kind != Kind::End {
-        return Err(parser.unexpected());
-    }
+    parser.expect_end()?;
     Ok(query)
 }
 
-struct Parser<'t> {
+pub(crate) struct Parser<'t> {
     tokens: Vec<Token<'t>>,
     at: usize,
     depth: usize,
 }
 
-type Parsed<T> = Result<T, Error>;
+pub(crate) type Parsed<T> = Result<T, Error>;
 
 impl<'t> Parser<'t> {
+    pub(crate) fn new(tokens: Vec<Token<'t>>) -> Self {
+        Self { tokens, at: 0, depth: 0 }
+    }
+
+    pub(crate) fn expect_end(&self) -> Parsed<()> {
+        if self.peek().kind == Kind::End { Ok(()) } else { Err(self.unexpected()) }
+    }
+
     fn peek(&self) -> &Token<'t> {
         &self.tokens[self.at]
     }
@@ -66,7 +72,7 @@ impl<'t> Parser<'t> {
         token
     }
 
-    fn unexpected(&self) -> Error {
+    pub(crate) fn unexpected(&self) -> Error {
         let token = self.peek();
         let message = match token.kind {
             Kind::End => "unexpected token: '<EOF>'".to_owned(),
@@ -79,7 +85,7 @@ impl<'t> Parser<'t> {
         self.peek().kind == Kind::Word && self.peek().text.eq_ignore_ascii_case(word)
     }
 
-    fn take_word(&mut self, word: &str) -> bool {
+    pub(crate) fn take_word(&mut self, word: &str) -> bool {
         let found = self.is_word(word);
         if found {
             self.next();
@@ -87,7 +93,7 @@ impl<'t> Parser<'t> {
         found
     }
 
-    fn expect_word(&mut self, word: &str) -> Parsed<()> {
+    pub(crate) fn expect_word(&mut self, word: &str) -> Parsed<()> {
         if self.take_word(word) { Ok(()) } else { Err(self.unexpected()) }
     }
 
@@ -95,7 +101,7 @@ impl<'t> Parser<'t> {
         self.peek().kind == Kind::Symbol && self.peek().text == symbol
     }
 
-    fn take_symbol(&mut self, symbol: &str) -> bool {
+    pub(crate) fn take_symbol(&mut self, symbol: &str) -> bool {
         let found = self.is_symbol(symbol);
         if found {
             self.next();
@@ -103,7 +109,7 @@ impl<'t> Parser<'t> {
         found
     }
 
-    fn expect_symbol(&mut self, symbol: &str) -> Parsed<()> {
+    pub(crate) fn expect_symbol(&mut self, symbol: &str) -> Parsed<()> {
         if self.take_symbol(symbol) {
             return Ok(());
         }
@@ -118,7 +124,7 @@ impl<'t> Parser<'t> {
         Err(Error { offset: token.offset, message: format!("expecting {wanted}, found '{found}'") })
     }
 
-    fn name(&mut self) -> Parsed<Name> {
+    pub(crate) fn name(&mut self) -> Parsed<Name> {
         let token = self.peek();
         if token.kind != Kind::Word || token.text.ends_with('.') || token.text.contains("..") {
             return Err(self.unexpected());
@@ -135,7 +141,7 @@ impl<'t> Parser<'t> {
         free.then(|| self.next().text.to_owned())
     }
 
-    fn list<T>(&mut self, mut each: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
+    pub(crate) fn list<T>(&mut self, mut each: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
         let mut items = vec![each(self)?];
         while self.take_symbol(",") {
             items.push(each(self)?);
@@ -209,7 +215,6 @@ impl<'t> Parser<'t> {
         };
         Ok(Query {
             select,
-            from,
             also,
             scope,
             filter,
@@ -222,6 +227,7 @@ impl<'t> Parser<'t> {
             all_rows,
             purposes,
             updates,
+            ..Query::from(from)
         })
     }
 
@@ -231,7 +237,7 @@ impl<'t> Parser<'t> {
         Ok(Source { object, alias: self.alias() })
     }
 
-    fn count(&mut self) -> Parsed<u64> {
+    pub(crate) fn count(&mut self) -> Parsed<u64> {
         let token = self.peek();
         let Some(count) = (token.kind == Kind::Number).then(|| token.text.parse().ok()).flatten() else {
             return Err(self.unexpected());
@@ -241,9 +247,9 @@ impl<'t> Parser<'t> {
     }
 
     /// Keeps what stands behind `WITH` as it is, up to the next clause.
-    fn with(&mut self) -> String {
+    pub(crate) fn with(&mut self) -> String {
         let mut words: Vec<String> = Vec::new();
-        let ends = ["GROUP", "HAVING", "ORDER", "LIMIT", "OFFSET", "ALL", "FOR", "UPDATE"];
+        let ends = ["WITH", "GROUP", "HAVING", "ORDER", "LIMIT", "OFFSET", "ALL", "FOR", "UPDATE"];
         while self.peek().kind != Kind::End && !self.is_symbol(")") && !ends.iter().any(|word| self.is_word(word)) {
             let opens = self.is_symbol("(");
             words.push(self.next().text.to_owned());
@@ -257,7 +263,7 @@ impl<'t> Parser<'t> {
         words.join(" ")
     }
 
-    fn item(&mut self) -> Parsed<Item> {
+    pub(crate) fn item(&mut self) -> Parsed<Item> {
         if self.is_symbol("(") {
             self.next();
             let query = self.deeper(|parser| parser.query(true))?;
@@ -335,7 +341,7 @@ impl<'t> Parser<'t> {
         Ok(Grouping::By(self.list(Self::expr)?))
     }
 
-    fn order(&mut self) -> Parsed<Order> {
+    pub(crate) fn order(&mut self) -> Parsed<Order> {
         let expr = self.expr()?;
         let direction = if self.take_word("ASC") {
             Some(Direction::Asc)
@@ -358,7 +364,7 @@ impl<'t> Parser<'t> {
     }
 
     /// Terms joined by only `AND` or only `OR`; mixing needs parentheses.
-    fn condition(&mut self) -> Parsed<Condition> {
+    pub(crate) fn condition(&mut self) -> Parsed<Condition> {
         let first = self.term()?;
         for (word, make) in [("AND", Condition::And as fn(Vec<Condition>) -> Condition), ("OR", Condition::Or)] {
             if self.is_word(word) {

@@ -36,7 +36,7 @@ fn quote_pattern(text: &str) -> String {
     quote(text).replace("\\\\_", "\\_").replace("\\\\%", "\\%")
 }
 
-fn list<T: Display>(f: &mut Formatter<'_>, items: impl IntoIterator<Item = T>) -> Result {
+pub(crate) fn list<T: Display>(f: &mut Formatter<'_>, items: impl IntoIterator<Item = T>) -> Result {
     for (at, item) in items.into_iter().enumerate() {
         if at > 0 {
             f.write_str(", ")?;

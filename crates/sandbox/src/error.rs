@@ -9,11 +9,13 @@ pub(crate) struct ApiError {
     pub(crate) code: String,
     pub(crate) message: String,
     pub(crate) fields: Vec<String>,
+    /// What a rule against duplicates found.
+    pub(crate) duplicates: Option<Box<Value>>,
 }
 
 impl ApiError {
     pub(crate) fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), message: message.into(), fields: Vec::new() }
+        Self { status, code: code.to_owned(), message: message.into(), fields: Vec::new(), duplicates: None }
     }
 
     /// A refusal that names a field.
@@ -27,11 +29,15 @@ impl ApiError {
 
     /// The entry as single calls send it.
     pub(crate) fn entry(&self) -> Value {
-        if self.fields.is_empty() {
-            json!({"message": self.message, "errorCode": self.code})
-        } else {
-            json!({"message": self.message, "errorCode": self.code, "fields": self.fields})
+        let mut entry = json!({"message": self.message, "errorCode": self.code});
+        if !self.fields.is_empty() {
+            entry["fields"] = json!(self.fields);
         }
+        if let Some(found) = &self.duplicates {
+            // The platform misspells the key, and clients look for it so. Source: recorded answers.
+            entry = json!({"duplicateResut": found, "errorCode": self.code, "message": self.message});
+        }
+        entry
     }
 
     /// The entry as collections send it.

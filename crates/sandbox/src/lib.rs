@@ -17,23 +17,39 @@
 // The description of a field is one JSON literal of 57 keys.
 #![recursion_limit = "256"]
 
+mod access;
+mod actions;
 mod bulk;
+mod caller;
+mod chaos;
 mod composite;
+mod content;
 mod dates;
+pub mod definition;
 mod describe;
+mod desk;
 mod error;
 mod faults;
 mod id;
+mod journal;
+mod locks;
+mod login;
 mod oauth;
 mod org;
 mod project;
 mod query;
 mod rest;
 mod schema;
+mod search;
+mod seed;
 mod server;
+mod sql;
 mod store;
 mod value;
+mod xml;
 
+pub use chaos::{Fault, Rule};
+pub use definition::Definition;
 pub use org::{Config, StartError};
 pub use project::ProjectError;
 pub use server::Sandbox;

@@ -1,22 +1,145 @@
-//! The token endpoint, and what a token opens.
+//! Signing in: the token endpoint, and what a token opens. The pages are in [`crate::login`].
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::signature::KeyPair as _;
+use aws_lc_rs::{digest, hmac, rand, signature};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
+use crate::access;
+use crate::caller::Caller;
+use crate::definition::{App, Definition, Flow, Permissions};
 use crate::org::Org;
-use crate::rest::Answer;
+use crate::rest::{Answer, Call};
+use crate::schema::Schema;
 
-/// A refusal of the token endpoint.
-fn refused(status: u16, error: &str, description: &str) -> Answer {
-    Answer::json(status, &json!({"error": error, "error_description": description}))
+/// Minutes for which an authorization code is good. Source: OAuth web server flow (unverified).
+const CODE_MINUTES: i64 = 15;
+
+/// A session: what an access token opens.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    pub(crate) caller: Arc<Caller>,
+    pub(crate) scopes: Vec<String>,
+    /// Consumer key of the app; of none for a token that was there from the start.
+    client_id: String,
+    /// Minutes without use after which it ends.
+    minutes: i64,
+    issued: DateTime<Utc>,
+    used: DateTime<Utc>,
+    /// The refresh tokens that it came from.
+    family: Option<String>,
 }
 
-fn random(bytes: usize) -> String {
+/// An authorization code that was not used yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Code {
+    pub(crate) client_id: String,
+    pub(crate) redirect: String,
+    pub(crate) username: String,
+    pub(crate) scopes: Vec<String>,
+    /// What the proof key must hash to.
+    pub(crate) challenge: Option<String>,
+    pub(crate) nonce: Option<String>,
+    pub(crate) at: DateTime<Utc>,
+}
+
+/// A refresh token.
+#[derive(Debug, Clone)]
+struct RefreshToken {
+    client_id: String,
+    username: String,
+    scopes: Vec<String>,
+    family: String,
+    /// False once it was replaced.
+    live: bool,
+    first: DateTime<Utc>,
+    used: DateTime<Utc>,
+}
+
+/// What an access token comes with.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Issue {
+    pub(crate) refresh: Option<String>,
+    family: Option<String>,
+    nonce: Option<String>,
+}
+
+/// What signing in remembers.
+#[derive(Default)]
+struct Memory {
+    sessions: HashMap<String, Session>,
+    codes: HashMap<String, Code>,
+    refresh: HashMap<String, RefreshToken>,
+    /// User id to password.
+    passwords: HashMap<String, String>,
+    /// Names of permissions to the schema that they leave.
+    schemas: HashMap<Vec<String>, Arc<Schema>>,
+    /// Cookie of a browser to the user who signed in there.
+    browsers: HashMap<String, String>,
+}
+
+/// Everything about signing in.
+pub(crate) struct SignIn {
+    pub(crate) apps: Vec<App>,
+    memory: Mutex<Memory>,
+    /// Signs id tokens; made when it is first needed, since that takes a moment.
+    key: OnceLock<Option<KeyPair>>,
+}
+
+impl SignIn {
+    pub(crate) fn new(apps: Vec<App>) -> Self {
+        Self { apps, memory: Mutex::default(), key: OnceLock::new() }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn app(&self, client_id: &str) -> Option<&App> {
+        self.apps.iter().find(|app| app.client_id == client_id)
+    }
+
+    fn key(&self) -> Option<&KeyPair> {
+        self.key.get_or_init(|| KeyPair::generate(KeySize::Rsa2048).ok()).as_ref()
+    }
+}
+
+/// A refusal of the token endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) error: &'static str,
+    pub(crate) description: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(error: &'static str, description: impl Into<String>) -> Self {
+        Self { status: 400, error, description: description.into() }
+    }
+
+    fn grant(description: &str) -> Self {
+        Self::new("invalid_grant", description)
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        let body = json!({"error": refusal.error, "error_description": refusal.description});
+        Self::json(refusal.status, &body).with("pragma", "no-cache")
+    }
+}
+
+type Granted<T> = Result<T, Refusal>;
+
+/// Returns random text for tokens.
+pub(crate) fn random(bytes: usize) -> String {
     let mut noise = vec![0; bytes];
     // The system's generator fails only where there is none; then every token is refused.
     if rand::fill(&mut noise).is_err() {
@@ -25,118 +148,640 @@ fn random(bytes: usize) -> String {
     URL_SAFE_NO_PAD.encode(noise)
 }
 
+/// Reads a range of addresses, or one address.
+pub(crate) fn ip_range(text: &str) -> Option<(IpAddr, IpAddr)> {
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    Some((from.trim().parse().ok()?, to.trim().parse().ok()?))
+}
+
 impl Org {
-    /// Answers `POST /services/oauth2/token`.
-    pub(crate) fn token(&self, form: &HashMap<String, String>, basic: Option<(String, String)>) -> Answer {
-        let get = |name: &str| form.get(name).map(String::as_str);
-        let (id, secret) = match &basic {
-            Some((id, secret)) => (Some(id.as_str()), Some(secret.as_str())),
-            None => (get("client_id"), get("client_secret")),
-        };
-        let Some(grant) = get("grant_type") else {
-            return refused(400, "unsupported_grant_type", "grant type not supported");
-        };
-        let jwt = grant == "urn:ietf:params:oauth:grant-type:jwt-bearer";
-        if !jwt {
-            if id != Some(self.config.client_id.as_str()) {
-                return refused(400, "invalid_client_id", "client identifier invalid");
-            }
-            if secret != Some(self.config.client_secret.as_str()) {
-                return refused(400, "invalid_client", "invalid client credentials");
-            }
-        }
-        match grant {
-            "client_credentials" => self.granted(None),
-            "refresh_token" => self.refreshed(get("refresh_token").unwrap_or_default()),
-            _ if jwt => match self.check_assertion(get("assertion").unwrap_or_default()) {
-                Ok(()) => self.granted(None),
-                Err(description) => refused(400, "invalid_grant", description),
-            },
-            _ => refused(400, "unsupported_grant_type", "grant type not supported"),
-        }
-    }
-
-    /// Each refresh token is good once; showing an old one again ends its successors too.
-    fn refreshed(&self, token: &str) -> Answer {
-        let mut tokens = self.refresh_tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        match tokens.get(token).copied() {
-            Some(true) => {
-                let next = format!("5Aep{}", random(48));
-                tokens.insert(token.to_owned(), false);
-                tokens.insert(next.clone(), true);
-                drop(tokens);
-                self.granted(Some(next))
-            }
-            Some(false) => {
-                tokens.values_mut().for_each(|live| *live = false);
-                refused(400, "invalid_grant", "expired access/refresh token")
-            }
-            None => refused(400, "invalid_grant", "expired access/refresh token"),
-        }
-    }
-
-    fn check_assertion(&self, assertion: &str) -> Result<(), &'static str> {
-        let key = self.config.jwt_public_key.as_deref().ok_or("user hasn't approved this consumer")?;
-        let key = jsonwebtoken::DecodingKey::from_rsa_pem(key.as_bytes()).map_err(|_| "invalid assertion")?;
-        let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::RS256);
-        rules.set_audience(&["https://login.salesforce.com", "https://test.salesforce.com", self.url()]);
-        rules.set_issuer(&[&self.config.client_id]);
-        let claims = jsonwebtoken::decode::<Value>(assertion, &key, &rules).map_err(|error| match error.kind() {
-            jsonwebtoken::errors::ErrorKind::InvalidAudience => "audience is invalid",
-            jsonwebtoken::errors::ErrorKind::InvalidIssuer => "client identifier invalid",
-            _ => "invalid assertion",
-        })?;
-        if claims.claims["sub"] == "admin@sandbox.example" { Ok(()) } else { Err("user hasn't approved this consumer") }
-    }
-
-    fn granted(&self, refresh: Option<String>) -> Answer {
-        let token = format!("{}!{}", &self.org_id[..15], random(66));
+    /// Opens a session with a token that is known from elsewhere.
+    pub(crate) fn open_session(&self, token: String, caller: Arc<Caller>) {
         let now = self.now();
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(token.clone(), now);
-        let identity = format!("{}/id/{}/{}", self.url(), self.org_id, self.user_id);
-        let issued = now.timestamp_millis().to_string();
-        let key = hmac::Key::new(hmac::HMAC_SHA256, self.config.client_secret.as_bytes());
-        let signature = STANDARD.encode(hmac::sign(&key, format!("{identity}{issued}").as_bytes()));
-        let mut body = json!({
-            "access_token": token, "signature": signature, "scope": "api refresh_token", "instance_url": self.url(),
-            "id": identity, "token_type": "Bearer", "issued_at": issued,
-        });
-        if let Some(refresh) = refresh {
-            body["refresh_token"] = Value::String(refresh);
-        }
-        Answer::json(200, &body)
+        let session = Session {
+            caller,
+            scopes: vec!["full".to_owned()],
+            client_id: String::new(),
+            minutes: i64::MAX / 60_000_000,
+            issued: now,
+            used: now,
+            family: None,
+        };
+        self.sign_in.memory().sessions.insert(token, session);
     }
 
-    /// Ends a session or a refresh token.
-    pub(crate) fn revoke(&self, token: &str) -> Answer {
-        let session = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(token).is_some();
-        let refresh = self.refresh_tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(token).is_some();
-        if session || refresh { Answer::empty(200) } else { refused(400, "unsupported_token_type", "invalid token") }
+    /// Lets a refresh token be used that is known from elsewhere.
+    pub(crate) fn know_refresh_token(&self, token: String, client_id: &str) {
+        let now = self.now();
+        let known = RefreshToken {
+            client_id: client_id.to_owned(),
+            username: self.system.username.clone(),
+            scopes: vec!["api".to_owned(), "refresh_token".to_owned()],
+            family: random(12),
+            live: true,
+            first: now,
+            used: now,
+        };
+        self.sign_in.memory().refresh.insert(token, known);
+    }
+
+    /// Finds the user of a session and moves the session's end.
+    pub(crate) fn session(&self, token: &str) -> Option<Session> {
+        let now = self.now();
+        let mut memory = self.sign_in.memory();
+        let session = memory.sessions.get_mut(token)?;
+        if now - session.used > TimeDelta::minutes(session.minutes) {
+            memory.sessions.remove(token);
+            return None;
+        }
+        session.used = now;
+        Some(session.clone())
     }
 
     /// Ends every session.
     pub(crate) fn expire_sessions(&self) {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.sign_in.memory().sessions.clear();
     }
 
-    /// True if the token opens the org.
-    pub(crate) fn is_valid(&self, token: &str) -> bool {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).contains_key(token)
+    /// Ends the sessions of one user.
+    pub(crate) fn expire_sessions_of(&self, username: &str) {
+        self.sign_in.memory().sessions.retain(|_, session| session.caller.username != username);
     }
 
-    /// Returns who the token speaks for.
-    pub(crate) fn userinfo(&self) -> Value {
-        let identity = format!("{}/id/{}/{}", self.url(), self.org_id, self.user_id);
+    pub(crate) fn set_password(&self, user_id: &str, password: &str) {
+        self.sign_in.memory().passwords.insert(user_id.to_owned(), password.to_owned());
+    }
+
+    /// Returns the user as a caller.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such user or it is inactive.
+    pub(crate) fn caller(&self, username: &str) -> Granted<Arc<Caller>> {
+        if username.eq_ignore_ascii_case(&self.system.username) {
+            return Ok(self.system.clone());
+        }
+        let found = self.read(|connection| {
+            let sql = "SELECT u.Id, u.Username, u.IsActive, u.TimeZoneSidKey, p.Name FROM User u \
+                       LEFT JOIN Profile p ON p.Id=u.ProfileId WHERE u.Username=?";
+            let mut statement = connection.prepare(sql)?;
+            let mut rows = statement.query([username])?;
+            let Some(row) = rows.next()? else { return Ok(None) };
+            let text = |at: usize| row.get::<_, Option<String>>(at).map(Option::unwrap_or_default);
+            Ok(Some((text(0)?, text(1)?, row.get::<_, bool>(2)?, text(3)?, text(4)?)))
+        });
+        let Ok(Some((user_id, username, active, zone, profile))) = found else {
+            return Err(Refusal::grant("authentication failure"));
+        };
+        if !active {
+            return Err(Refusal::new("inactive_user", "user is inactive"));
+        }
+        let definition = &self.config.definition;
+        let user = definition.users.iter().find(|user| user.username.eq_ignore_ascii_case(&username));
+        let sets = user.map_or(&[][..], |user| user.permission_sets.as_slice());
+        let names: Vec<String> = std::iter::once(profile.clone()).chain(sets.iter().cloned()).collect();
+        let given = given(definition, &names);
+        let administrates = profile == "System Administrator";
+        let admin = administrates || access::allows(&given, "ModifyAllData");
+        let hard_delete = access::allows(&given, "BulkApiHardDelete");
+        let schema = if admin {
+            self.schema.clone()
+        } else {
+            let known = self.sign_in.memory().schemas.get(&names).cloned();
+            known.unwrap_or_else(|| {
+                let seen = Arc::new(access::visible(&self.schema, &given));
+                self.sign_in.memory().schemas.insert(names, seen.clone());
+                seen
+            })
+        };
+        Ok(Arc::new(Caller {
+            user_id,
+            username,
+            zone: zone.parse().unwrap_or(chrono_tz::Tz::UTC),
+            schema,
+            hard_delete: hard_delete || administrates,
+        }))
+    }
+
+    /// Checks a password; the answer does not tell whether the user exists.
+    pub(crate) fn check_password(&self, username: &str, password: &str) -> Granted<Arc<Caller>> {
+        let caller = self.caller(username)?;
+        let known = self.sign_in.memory().passwords.get(&caller.user_id).cloned();
+        match known {
+            Some(known) if !password.is_empty() && known == password => Ok(caller),
+            _ => Err(Refusal::grant("authentication failure")),
+        }
+    }
+
+    /// Checks that a user may use an app.
+    pub(crate) fn check_approval(&self, app: &App, caller: &Caller) -> Granted<()> {
+        if app.blocked {
+            return Err(Refusal::new("OAUTH_APP_BLOCKED", "this app is blocked by admin"));
+        }
+        let Some(approved) = &app.approved else { return Ok(()) };
+        let user =
+            self.config.definition.users.iter().find(|user| user.username.eq_ignore_ascii_case(&caller.username));
+        let profile = user.map_or("System Administrator", |user| user.profile.as_str());
+        let sets = user.map_or(&[][..], |user| user.permission_sets.as_slice());
+        if approved.iter().any(|name| name == profile || sets.contains(name)) {
+            return Ok(());
+        }
+        Err(Refusal::new("invalid_app_access", "user is not admin approved to access this app"))
+    }
+
+    /// Answers `POST /services/oauth2/token`.
+    pub(crate) fn token(
+        &self,
+        form: &HashMap<String, String>,
+        basic: Option<(String, String)>,
+        from: IpAddr,
+    ) -> Answer {
+        match self.grant(form, basic, from) {
+            Ok(body) => match form.get("format").map(String::as_str) {
+                Some("urlencoded") => {
+                    let pairs = body.as_object().into_iter().flatten().map(|(name, value)| {
+                        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                        format!("{name}={}", crate::login::encoded(&text))
+                    });
+                    let text = pairs.collect::<Vec<_>>().join("&");
+                    Answer::bytes(200, "application/x-www-form-urlencoded;charset=UTF-8", text.into_bytes())
+                }
+                Some("xml") => {
+                    Answer::bytes(200, "application/xml;charset=UTF-8", crate::xml::render("OAuth", &body).into_bytes())
+                }
+                _ => Answer::json(200, &body),
+            },
+            Err(refusal) => refusal.into(),
+        }
+    }
+
+    /// Finds the app that a form speaks for, and checks its secret.
+    fn client(&self, form: &HashMap<String, String>, basic: Option<&(String, String)>) -> Granted<&App> {
+        let get = |name: &str| form.get(name).map(String::as_str);
+        let (id, secret) = match basic {
+            Some((id, secret)) => (Some(id.as_str()), Some(secret.as_str())),
+            None => (get("client_id"), get("client_secret")),
+        };
+        let app = id
+            .and_then(|id| self.sign_in.app(id))
+            .ok_or_else(|| Refusal::new("invalid_client_id", "client identifier invalid"))?;
+        if get("client_assertion_type").is_some() {
+            self.check_assertion(app, get("client_assertion").unwrap_or_default())
+                .map_err(|_| Refusal::new("invalid_client", "invalid client credentials"))?;
+            return Ok(app);
+        }
+        let grant = get("grant_type").unwrap_or_default();
+        // A client with a proof key, and one that refreshes, may be a public one.
+        let needed = app.secret_required || !matches!(grant, "authorization_code" | "refresh_token");
+        match secret {
+            Some(secret) if secret == app.client_secret => Ok(app),
+            None if !needed => Ok(app),
+            _ => Err(Refusal::new("invalid_client", "invalid client credentials")),
+        }
+    }
+
+    fn grant(&self, form: &HashMap<String, String>, basic: Option<(String, String)>, from: IpAddr) -> Granted<Value> {
+        let get = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+        let flow = match get("grant_type") {
+            "authorization_code" => Flow::AuthorizationCode,
+            "refresh_token" | "hybrid_refresh" => Flow::RefreshToken,
+            "client_credentials" => Flow::ClientCredentials,
+            "password" => Flow::Password,
+            "urn:ietf:params:oauth:grant-type:jwt-bearer" => Flow::JwtBearer,
+            "urn:ietf:params:oauth:grant-type:token-exchange" => Flow::TokenExchange,
+            _ => return Err(Refusal::new("unsupported_grant_type", "grant type not supported")),
+        };
+        let app = match flow {
+            // The assertion itself is signed by the app.
+            Flow::JwtBearer => self.issuer(get("assertion"))?,
+            _ => self.client(form, basic.as_ref())?,
+        };
+        let on = app.flows.contains(&flow);
+        if !on && flow == Flow::ClientCredentials {
+            return Err(Refusal::new("invalid_request", "client credentials flow not enabled"));
+        }
+        if !on || flow == Flow::Password && !self.config.definition.organization.password_flow {
+            let text = if flow == Flow::Password { "authentication failure" } else { "grant type not supported" };
+            let error = if flow == Flow::Password { "invalid_grant" } else { "unsupported_grant_type" };
+            return Err(Refusal::new(error, text));
+        }
+        let ranges: Vec<_> = app.ip_ranges.iter().filter_map(|range| ip_range(range)).collect();
+        if !ranges.is_empty() && !ranges.iter().any(|(first, last)| (*first..=*last).contains(&from)) {
+            return Err(Refusal::grant("ip restricted"));
+        }
+        match flow {
+            Flow::ClientCredentials => {
+                let user = app.run_as.as_deref().ok_or_else(|| Refusal::grant("no client credentials user enabled"))?;
+                let caller = self.caller(user)?;
+                let scopes = app.scopes.iter().filter(|scope| *scope != "refresh_token").cloned().collect();
+                Ok(self.granted(app, caller, scopes, Issue::default()))
+            }
+            Flow::JwtBearer => {
+                let username = self.check_assertion(app, get("assertion"))?;
+                let caller =
+                    self.caller(&username).map_err(|_| Refusal::grant("user hasn't approved this consumer"))?;
+                self.check_approval(app, &caller)?;
+                let scopes = app.scopes.iter().filter(|scope| *scope != "refresh_token").cloned().collect();
+                Ok(self.granted(app, caller, scopes, Issue::default()))
+            }
+            Flow::Password => {
+                let caller = self.check_password(get("username"), get("password"))?;
+                self.check_approval(app, &caller)?;
+                Ok(self.granted(app, caller, vec!["api".to_owned(), "id".to_owned()], Issue::default()))
+            }
+            Flow::TokenExchange => self.exchanged(app, get("subject_token"), get("scope")),
+            Flow::RefreshToken => self.refreshed(app, get("refresh_token")),
+            Flow::AuthorizationCode => self.redeemed(app, form),
+            Flow::UserAgent => Err(Refusal::new("unsupported_grant_type", "grant type not supported")),
+        }
+    }
+
+    /// Makes an authorization code.
+    pub(crate) fn make_code(&self, code: Code) -> String {
+        let text = format!("aPrx{}", random(40));
+        self.sign_in.memory().codes.insert(text.clone(), code);
+        text
+    }
+
+    fn redeemed(&self, app: &App, form: &HashMap<String, String>) -> Granted<Value> {
+        let get = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+        let code = self.sign_in.memory().codes.remove(get("code"));
+        let code = code
+            .filter(|code| code.client_id == app.client_id)
+            .ok_or_else(|| Refusal::grant("invalid authorization code"))?;
+        if self.now() - code.at > TimeDelta::minutes(CODE_MINUTES) {
+            return Err(Refusal::grant("expired authorization code"));
+        }
+        if code.redirect != get("redirect_uri") {
+            return Err(Refusal::new("redirect_uri_mismatch", "redirect_uri must match configuration"));
+        }
+        if let Some(challenge) = &code.challenge {
+            let hash = digest::digest(&digest::SHA256, get("code_verifier").as_bytes());
+            if URL_SAFE_NO_PAD.encode(hash) != *challenge {
+                return Err(Refusal::grant("invalid code verifier"));
+            }
+        }
+        let caller = self.caller(&code.username)?;
+        let issue = Issue { nonce: code.nonce, ..self.first_refresh_token(app, &code.username, &code.scopes) };
+        Ok(self.granted(app, caller, code.scopes, issue))
+    }
+
+    /// Makes the first refresh token of a family, if the scopes ask for one.
+    pub(crate) fn first_refresh_token(&self, app: &App, username: &str, scopes: &[String]) -> Issue {
+        let wanted = scopes.iter().any(|scope| scope == "refresh_token" || scope == "offline_access");
+        if !wanted || !app.flows.contains(&Flow::RefreshToken) {
+            return Issue::default();
+        }
+        let (token, family, now) = (format!("5Aep{}", random(48)), random(12), self.now());
+        let made = RefreshToken {
+            client_id: app.client_id.clone(),
+            username: username.to_owned(),
+            scopes: scopes.to_vec(),
+            family: family.clone(),
+            live: true,
+            first: now,
+            used: now,
+        };
+        self.sign_in.memory().refresh.insert(token.clone(), made);
+        Issue { refresh: Some(token), family: Some(family), nonce: None }
+    }
+
+    /// With rotation each refresh token is good once; showing an old one again ends its whole family.
+    fn refreshed(&self, app: &App, token: &str) -> Granted<Value> {
+        let ended = || Refusal::grant("expired access/refresh token");
+        let now = self.now();
+        let (known, next) = {
+            let mut memory = self.sign_in.memory();
+            let known = memory.refresh.get(token).filter(|known| known.client_id == app.client_id).cloned();
+            let known = known.ok_or_else(ended)?;
+            let idle = app.refresh.idle_minutes.is_some_and(|minutes| now - known.used > TimeDelta::minutes(minutes));
+            let old =
+                app.refresh.lifetime_minutes.is_some_and(|minutes| now - known.first > TimeDelta::minutes(minutes));
+            if !known.live || idle || old {
+                memory.refresh.retain(|_, other| other.family != known.family);
+                memory.sessions.retain(|_, session| session.family.as_ref() != Some(&known.family));
+                return Err(ended());
+            }
+            let mut next = None;
+            if app.refresh.rotation {
+                let text = format!("5Aep{}", random(48));
+                let successor = RefreshToken { used: now, ..known.clone() };
+                memory.refresh.insert(text.clone(), successor);
+                next = Some(text);
+            }
+            if let Some(known) = memory.refresh.get_mut(token) {
+                (known.live, known.used) = (!app.refresh.rotation, now);
+            }
+            (known, next)
+        };
+        let caller = self.caller(&known.username)?;
+        let issue = Issue { refresh: next, family: Some(known.family), nonce: None };
+        Ok(self.granted(app, caller, known.scopes, issue))
+    }
+
+    /// Takes a token of another issuer for the user that its subject names. The handler that would check it is Apex;
+    /// here nobody does.
+    fn exchanged(&self, app: &App, token: &str, scope: &str) -> Granted<Value> {
+        let claims = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+        let claims: Value = claims.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let subject = claims["sub"].as_str().ok_or_else(|| Refusal::grant("invalid assertion"))?;
+        let caller = self.caller(subject).map_err(|_| Refusal::grant("user hasn't approved this consumer"))?;
+        self.check_approval(app, &caller)?;
+        let scopes = allowed_scopes(app, scope)?;
+        let mut body = self.granted(app, caller, scopes, Issue::default());
+        body["issued_token_type"] = json!("urn:ietf:params:oauth:token-type:access_token");
+        Ok(body)
+    }
+
+    /// Returns the app that an assertion says it comes from.
+    fn issuer(&self, assertion: &str) -> Granted<&App> {
+        let claims = assertion.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+        let claims: Value = claims.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let issuer = claims["iss"].as_str().ok_or_else(|| Refusal::grant("invalid assertion"))?;
+        self.sign_in.app(issuer).ok_or_else(|| Refusal::new("invalid_client_id", "client identifier invalid"))
+    }
+
+    /// Checks a signed assertion and returns the user that it names.
+    fn check_assertion(&self, app: &App, assertion: &str) -> Granted<String> {
+        let key = app.public_key.as_deref().ok_or_else(|| Refusal::grant("user hasn't approved this consumer"))?;
+        let invalid = || Refusal::grant("invalid assertion");
+        let key = jsonwebtoken::DecodingKey::from_rsa_pem(key.as_bytes()).map_err(|_| invalid())?;
+        let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::RS256);
+        // The org's clock may have been moved: the time is checked below.
+        rules.validate_exp = false;
+        rules.set_audience(&["https://login.salesforce.com", "https://test.salesforce.com", self.url()]);
+        rules.set_issuer(&[&app.client_id]);
+        let claims = jsonwebtoken::decode::<Value>(assertion, &key, &rules).map_err(|error| match error.kind() {
+            jsonwebtoken::errors::ErrorKind::InvalidAudience => Refusal::grant("audience is invalid"),
+            jsonwebtoken::errors::ErrorKind::InvalidIssuer => Refusal::grant("client identifier invalid"),
+            _ => invalid(),
+        })?;
+        let end = claims.claims["exp"].as_f64().ok_or_else(invalid)?;
+        if (self.now().timestamp() as f64) > end + 30.0 {
+            return Err(invalid());
+        }
+        claims.claims["sub"].as_str().map(str::to_owned).ok_or_else(invalid)
+    }
+
+    /// Opens a session and returns the answer that tells of it.
+    pub(crate) fn granted(&self, app: &App, caller: Arc<Caller>, scopes: Vec<String>, issue: Issue) -> Value {
+        let token = format!("{}!{}", &self.org_id[..15], random(66));
+        let now = self.now();
+        let identity = self.identity(&caller);
+        let issued = now.timestamp_millis().to_string();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, app.client_secret.as_bytes());
+        let signature = STANDARD.encode(hmac::sign(&key, format!("{identity}{issued}").as_bytes()));
+        let mut body = json!({
+            "access_token": token, "signature": signature, "scope": scopes.join(" "), "instance_url": self.url(),
+            "id": identity, "token_type": "Bearer", "issued_at": issued,
+        });
+        if let Some(refresh) = &issue.refresh {
+            body["refresh_token"] = json!(refresh);
+        }
+        if scopes.iter().any(|scope| scope == "openid") {
+            body["id_token"] = json!(self.id_token(app, &caller, &identity, issue.nonce));
+        }
+        let session = Session {
+            caller,
+            scopes,
+            client_id: app.client_id.clone(),
+            minutes: app.session_minutes,
+            issued: now,
+            used: now,
+            family: issue.family,
+        };
+        self.sign_in.memory().sessions.insert(token, session);
+        body
+    }
+
+    fn identity(&self, caller: &Caller) -> String {
+        format!("{}/id/{}/{}", self.url(), self.org_id, caller.user_id)
+    }
+
+    /// Returns a signed statement of who the user is; `None` if no key can be made.
+    fn id_token(&self, app: &App, caller: &Caller, identity: &str, nonce: Option<String>) -> Option<String> {
+        let now = self.now().timestamp();
+        let header = json!({"alg": "RS256", "typ": "JWT", "kid": KEY_ID});
+        let mut claims = json!({
+            "iss": self.url(), "sub": identity, "aud": app.client_id, "exp": now + 120, "iat": now,
+            "preferred_username": caller.username, "email": caller.username, "email_verified": true,
+        });
+        if let Some(nonce) = nonce {
+            claims["nonce"] = json!(nonce);
+        }
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let text = format!("{}.{}", part(&header), part(&claims));
+        let key = self.sign_in.key()?;
+        let mut sealed = vec![0; key.public_modulus_len()];
+        let random = rand::SystemRandom::new();
+        key.sign(&signature::RSA_PKCS1_SHA256, &random, text.as_bytes(), &mut sealed).ok()?;
+        Some(format!("{text}.{}", URL_SAFE_NO_PAD.encode(sealed)))
+    }
+
+    /// Answers `/id/keys`.
+    pub(crate) fn keys(&self) -> Answer {
+        let numbers = self.sign_in.key().and_then(|key| numbers(key.public_key().as_ref()));
+        let keys: Vec<Value> = numbers
+            .into_iter()
+            .map(|[modulus, exponent]| {
+                json!({"kty": "RSA", "use": "sig", "alg": "RS256", "kid": KEY_ID,
+                       "n": URL_SAFE_NO_PAD.encode(modulus), "e": URL_SAFE_NO_PAD.encode(exponent)})
+            })
+            .collect();
+        Answer::json(200, &json!({"keys": keys}))
+    }
+
+    /// Ends a session, or a refresh token with all that came of it.
+    pub(crate) fn revoke(&self, token: &str) -> Answer {
+        let mut memory = self.sign_in.memory();
+        if memory.sessions.remove(token).is_some() {
+            return Answer::empty(200);
+        }
+        match memory.refresh.get(token).cloned() {
+            Some(known) => {
+                memory.refresh.retain(|_, other| other.family != known.family);
+                memory.sessions.retain(|_, session| session.family.as_ref() != Some(&known.family));
+                Answer::empty(200)
+            }
+            None => Refusal::new("unsupported_token_type", "invalid token").into(),
+        }
+    }
+
+    /// Answers `POST /services/oauth2/introspect`.
+    pub(crate) fn introspect(&self, form: &HashMap<String, String>, basic: Option<(String, String)>) -> Answer {
+        let app = match self.client(form, basic.as_ref()) {
+            Ok(app) => app,
+            Err(refusal) => return Refusal { status: 401, ..refusal }.into(),
+        };
+        let token = form.get("token").map(String::as_str).unwrap_or_default();
+        let own = |client_id: &str| app.introspect_all || client_id == app.client_id;
+        let memory = self.sign_in.memory();
+        let session = memory.sessions.get(token).filter(|session| own(&session.client_id));
+        if let Some(session) =
+            session.filter(|session| self.now() - session.used <= TimeDelta::minutes(session.minutes))
+        {
+            let issued = session.issued.timestamp();
+            return Answer::json(
+                200,
+                &json!({"active": true, "scope": session.scopes.join(" "), "client_id": session.client_id,
+                        "username": session.caller.username, "sub": self.identity(&session.caller),
+                        "token_type": "access_token", "exp": (session.used + TimeDelta::minutes(session.minutes)).timestamp(),
+                        "iat": issued, "nbf": issued}),
+            );
+        }
+        if let Some(known) = memory.refresh.get(token).filter(|known| known.live && own(&known.client_id)) {
+            return Answer::json(
+                200,
+                &json!({"active": true, "scope": known.scopes.join(" "), "client_id": known.client_id,
+                        "username": known.username, "token_type": "refresh_token", "iat": known.first.timestamp()}),
+            );
+        }
+        Answer::json(200, &json!({"active": false}))
+    }
+
+    /// Returns who a caller is.
+    pub(crate) fn userinfo(&self, caller: &Caller) -> Value {
+        let identity = self.identity(caller);
+        let user = self.system.schema.object("User");
+        let call = Call { caller: self.system.clone(), ..Call::default() };
+        let soql = format!(
+            "SELECT FirstName, LastName, Name, Email, UserType, LanguageLocaleKey, LocaleSidKey, TimeZoneSidKey FROM User \
+             WHERE Id='{}'",
+            caller.user_id
+        );
+        let record = user.and_then(|_| self.select(&call, "v66.0", &soql, false).ok()?.pop()).unwrap_or_default();
+        let text = |name: &str| record[name].clone();
+        let nick = caller.username.split('@').next().unwrap_or_default();
+        let base = self.url();
+        let offset =
+            chrono::Offset::fix(&chrono::TimeZone::offset_from_utc_datetime(&caller.zone, &self.now().naive_utc()));
+        let link = |path: &str| format!("{base}/services/{path}");
         json!({
-            "sub": identity, "id": identity, "user_id": self.user_id, "organization_id": self.org_id,
-            "preferred_username": "admin@sandbox.example", "username": "admin@sandbox.example", "nickname": "admin",
-            "nick_name": "admin", "name": "Ada Admin", "display_name": "Ada Admin", "email": "admin@sandbox.example",
-            "email_verified": true, "given_name": "Ada", "first_name": "Ada", "family_name": "Admin",
-            "last_name": "Admin", "zoneinfo": "UTC", "timezone": "UTC", "active": true, "user_type": "STANDARD",
-            "language": "en_US", "locale": "en_US", "utcOffset": 0,
-            "urls": {"rest": format!("{}/services/data/v{{version}}/", self.url()),
-                     "sobjects": format!("{}/services/data/v{{version}}/sobjects/", self.url()),
-                     "query": format!("{}/services/data/v{{version}}/query/", self.url())},
+            "sub": identity, "id": identity, "asserted_user": true, "user_id": caller.user_id,
+            "organization_id": self.org_id, "preferred_username": caller.username, "username": caller.username,
+            "nickname": nick, "nick_name": nick, "name": text("Name"), "display_name": text("Name"),
+            "email": text("Email"), "email_verified": true, "given_name": text("FirstName"),
+            "first_name": text("FirstName"), "family_name": text("LastName"), "last_name": text("LastName"),
+            "zoneinfo": text("TimeZoneSidKey"), "timezone": text("TimeZoneSidKey"), "active": true,
+            "user_type": "STANDARD", "language": text("LanguageLocaleKey"), "locale": text("LocaleSidKey"),
+            "utcOffset": i64::from(offset.local_minus_utc()) * 1000, "is_app_installed": true,
+            "photos": {"picture": format!("{base}/profilephoto/005/F"), "thumbnail": format!("{base}/profilephoto/005/T")},
+            "status": {"created_date": null, "body": null}, "is_lightning_login_user": false,
+            "urls": {"enterprise": link(&format!("Soap/c/{{version}}/{}", self.org_id)),
+                     "metadata": link(&format!("Soap/m/{{version}}/{}", self.org_id)),
+                     "partner": link(&format!("Soap/u/{{version}}/{}", self.org_id)),
+                     "rest": link("data/v{version}/"), "sobjects": link("data/v{version}/sobjects/"),
+                     "search": link("data/v{version}/search/"), "query": link("data/v{version}/query/"),
+                     "recent": link("data/v{version}/recent/"),
+                     "tooling_soap": link(&format!("Soap/T/{{version}}/{}", self.org_id)),
+                     "tooling_rest": link("data/v{version}/tooling/"), "profile": format!("{base}/{}", caller.user_id),
+                     "feeds": link("data/v{version}/chatter/feeds"), "groups": link("data/v{version}/chatter/groups"),
+                     "users": link("data/v{version}/chatter/users"),
+                     "feed_items": link("data/v{version}/chatter/feed-items"),
+                     "feed_elements": link("data/v{version}/chatter/feed-elements"), "custom_domain": base},
         })
+    }
+
+    /// Answers the discovery document.
+    pub(crate) fn discovery(&self) -> Answer {
+        let base = self.url();
+        let link = |path: &str| format!("{base}/services/oauth2/{path}");
+        Answer::json(
+            200,
+            &json!({"issuer": base, "authorization_endpoint": link("authorize"), "token_endpoint": link("token"),
+                    "revocation_endpoint": link("revoke"), "userinfo_endpoint": link("userinfo"),
+                    "introspection_endpoint": link("introspect"), "jwks_uri": format!("{base}/id/keys"),
+                    "scopes_supported": ["api", "full", "id", "openid", "profile", "email", "refresh_token", "web"],
+                    "response_types_supported": ["code", "token", "id_token"], "subject_types_supported": ["public"],
+                    "id_token_signing_alg_values_supported": ["RS256"], "code_challenge_methods_supported": ["S256"],
+                    "token_endpoint_auth_methods_supported": ["client_secret_post", "client_secret_basic", "private_key_jwt"]}),
+        )
+    }
+
+    /// Remembers that a user signed in with a browser; returns its cookie.
+    pub(crate) fn remember_browser(&self, username: &str) -> String {
+        let cookie = random(24);
+        self.sign_in.memory().browsers.insert(cookie.clone(), username.to_owned());
+        cookie
+    }
+
+    /// Returns who signed in with a browser.
+    pub(crate) fn browser(&self, cookie: &str) -> Option<String> {
+        self.sign_in.memory().browsers.get(cookie).cloned()
+    }
+}
+
+/// Name of the one key that signs id tokens.
+const KEY_ID: &str = "sandbox";
+
+/// Returns the scopes that an app is given of those it asks for; all that it may have if it asks for none.
+pub(crate) fn allowed_scopes(app: &App, asked: &str) -> Granted<Vec<String>> {
+    if asked.trim().is_empty() {
+        return Ok(app.scopes.clone());
+    }
+    let known = |scope: &str| {
+        let name = if scope == "offline_access" { "refresh_token" } else { scope };
+        app.scopes.iter().any(|allowed| allowed == name || allowed == "full" && name != "refresh_token")
+    };
+    let scopes: Vec<String> = asked.split_whitespace().map(str::to_owned).collect();
+    if scopes.iter().all(|scope| known(scope)) {
+        Ok(scopes)
+    } else {
+        Err(Refusal::new("invalid_scope", "the requested scope is not allowed"))
+    }
+}
+
+/// Returns the permissions of these names.
+fn given<'d>(definition: &'d Definition, names: &[String]) -> Vec<&'d Permissions> {
+    let find = |name: &String| definition.profiles.get(name).or_else(|| definition.permission_sets.get(name));
+    names.iter().filter_map(find).collect()
+}
+
+/// Reads modulus and exponent of an RSA public key in DER.
+fn numbers(der: &[u8]) -> Option<[&[u8]; 2]> {
+    let (sequence, _) = element(der, 0x30)?;
+    let (modulus, rest) = element(sequence, 0x02)?;
+    let (exponent, _) = element(rest, 0x02)?;
+    let plain = |number: &'_ [u8]| number.iter().position(|byte| *byte != 0).unwrap_or_default();
+    Some([&modulus[plain(modulus)..], &exponent[plain(exponent)..]])
+}
+
+/// Splits off the element of this tag.
+fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (&found, rest) = der.split_first()?;
+    let (&length, rest) = rest.split_first()?;
+    let (length, rest) = if length < 0x80 {
+        (usize::from(length), rest)
+    } else {
+        let (digits, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
+        (digits.iter().fold(0, |sum, digit| sum << 8 | usize::from(*digit)), rest)
+    };
+    (found == tag).then(|| rest.split_at_checked(length))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_are_those_of_the_app() {
+        let app = App { scopes: vec!["api".to_owned(), "refresh_token".to_owned()], ..App::default() };
+        assert_eq!(allowed_scopes(&app, "api offline_access"), Ok(vec!["api".to_owned(), "offline_access".to_owned()]));
+        assert_eq!(allowed_scopes(&app, "").map(|scopes| scopes.len()), Ok(2));
+        assert_eq!(allowed_scopes(&app, "api web").map_err(|refusal| refusal.error), Err("invalid_scope"));
+    }
+
+    #[test]
+    fn ranges_of_addresses_are_read() {
+        assert!(ip_range("10.0.0.1-10.0.0.9").is_some_and(|(from, to)| from < to));
+        assert!(ip_range("127.0.0.1").is_some());
+        assert!(ip_range("here").is_none());
+    }
+
+    #[test]
+    fn a_public_key_gives_its_numbers() {
+        let key = KeyPair::generate(KeySize::Rsa2048).expect("a key");
+        let [modulus, exponent] = numbers(key.public_key().as_ref()).expect("numbers");
+        assert_eq!((modulus.len(), exponent), (256, &[1, 0, 1][..]));
     }
 }

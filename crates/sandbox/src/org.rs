@@ -1,25 +1,40 @@
 //! The org as a whole: its schema, its records, its sessions and its allowance.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use rusqlite::Connection;
+use parking_lot::ReentrantMutex;
+use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::{Map, Value, json};
 
 use crate::bulk::Jobs;
+use crate::caller::Caller;
+use crate::chaos::Chaos;
+use crate::definition::{self, App, Definition};
 use crate::error::{Answered, ApiError};
 use crate::faults::Faults;
+use crate::journal::Journal;
+use crate::locks::Locks;
+use crate::oauth::SignIn;
 use crate::project::{self, ProjectError};
-use crate::query::Plan;
+use crate::query::{Context, Plan};
 use crate::schema::Schema;
-use crate::store::{self, Serials, Store};
+use crate::sql;
+use crate::store::{self, Options, Serials, Store};
 use crate::value::stamp;
 
 /// API calls a day of a Developer Edition org. Source: Salesforce Developer Limits Quick Reference.
 const DAILY_API_CALLS: u64 = 15_000;
+
+/// Profile of the user that every org has.
+const ADMIN_PROFILE: &str = "System Administrator";
+
+/// Name of the user that every org has.
+pub(crate) const ADMIN: &str = "admin@sandbox.example";
 
 /// What a sandbox is started with.
 #[derive(Debug, Clone)]
@@ -42,6 +57,8 @@ pub struct Config {
     pub jwt_public_key: Option<String>,
     /// API calls a day.
     pub api_calls: u64,
+    /// How the org is set up besides: users, permissions, apps, rules.
+    pub definition: Definition,
 }
 
 impl Default for Config {
@@ -56,6 +73,7 @@ impl Default for Config {
             refresh_token: None,
             jwt_public_key: None,
             api_calls: DAILY_API_CALLS,
+            definition: Definition::default(),
         }
     }
 }
@@ -78,6 +96,14 @@ pub enum StartError {
         /// The cause.
         source: std::io::Error,
     },
+    /// The definition of the org can't be read.
+    #[error("{path}: {reason}")]
+    Definition {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The standard records can't be made.
     #[error("the org's own records cannot be made: {0}")]
     Seed(String),
@@ -87,7 +113,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub(crate) struct Cursor {
     pub(crate) plan: Plan,
-    pub(crate) rows: Vec<i64>,
+    pub(crate) rows: Vec<u32>,
     pub(crate) deleted: bool,
 }
 
@@ -96,23 +122,47 @@ struct Records {
     serials: Serials,
 }
 
+/// The open cursors, oldest first.
+#[derive(Default)]
+struct Cursors {
+    open: std::collections::VecDeque<(String, Arc<Cursor>)>,
+    made: u64,
+}
+
+/// Most idle connections for readers that are kept.
+const IDLE_READERS: usize = 8;
+/// Most open cursors; the oldest is closed first. Source: SOQL reference, ten a user.
+const MAX_CURSORS: usize = 10;
+
 /// The org.
 pub(crate) struct Org {
     pub(crate) config: Config,
-    pub(crate) schema: Schema,
+    pub(crate) schema: Arc<Schema>,
     pub(crate) notes: Vec<String>,
     /// Set once the port is known.
     pub(crate) url: std::sync::OnceLock<String>,
     pub(crate) org_id: String,
-    pub(crate) user_id: String,
+    /// The administrator, who sees everything.
+    pub(crate) system: Arc<Caller>,
     pub(crate) started: DateTime<Utc>,
     pub(crate) jobs: Jobs,
-    pub(crate) sessions: Mutex<HashMap<String, DateTime<Utc>>>,
-    pub(crate) refresh_tokens: Mutex<HashMap<String, bool>>,
-    records: Mutex<Records>,
-    cursors: Mutex<HashMap<String, Cursor>>,
+    pub(crate) sign_in: SignIn,
+    pub(crate) locks: Locks,
+    /// Of each user what was used last, newest first: object and id.
+    pub(crate) recent: Mutex<HashMap<String, Vec<(String, String)>>>,
+    /// How far the org's clock is moved, in seconds.
+    clock: AtomicI64,
+    /// The one connection that writes.
+    records: ReentrantMutex<RefCell<Records>>,
+    /// Idle connections that only read; they see what was committed when they began.
+    readers: Mutex<Vec<Connection>>,
+    file: PathBuf,
+    cursors: Mutex<Cursors>,
     calls: AtomicU64,
     pub(crate) faults: Faults,
+    pub(crate) chaos: Chaos,
+    pub(crate) journal: Journal,
+    requests: AtomicU64,
 }
 
 impl Org {
@@ -123,73 +173,110 @@ impl Org {
         for folder in &config.projects {
             notes.extend(project::load(&mut schema, folder)?);
         }
-        let connection = match &config.file {
-            Some(path) => Connection::open(path)?,
-            None => Connection::open_in_memory()?,
+        let jobs = Jobs::new().map_err(|source| StartError::Listen { port: config.port, source })?;
+        // Without a file of its own the org lives in a temporary one, which needs no care for crashes.
+        let (file, safety) = match &config.file {
+            Some(path) => (path.clone(), "NORMAL"),
+            None => (jobs.folder().join("org.db"), "OFF"),
         };
+        let connection = Connection::open(&file)?;
         connection.set_prepared_statement_cache_capacity(256);
-        connection.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA cache_size=-65536;")?;
+        connection.execute_batch(&format!(
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous={safety}; PRAGMA cache_size=-65536; PRAGMA temp_store=MEMORY"
+        ))?;
+        sql::equip(&connection)?;
         connection.execute_batch("BEGIN")?;
         store::migrate(&connection, &schema)?;
+        record_types(&connection, &mut schema)?;
         connection.execute_batch("COMMIT")?;
-        let jobs = Jobs::new().map_err(|source| StartError::Listen { port: config.port, source })?;
+        let schema = Arc::new(schema);
+        let system = Caller { schema: schema.clone(), hard_delete: true, ..Caller::default() };
         let mut org = Self {
             schema,
             notes,
             url: std::sync::OnceLock::new(),
             org_id: String::new(),
-            user_id: String::new(),
+            system: Arc::new(system),
             started: Utc::now(),
             jobs,
-            sessions: Mutex::new(config.access_token.iter().map(|token| (token.clone(), Utc::now())).collect()),
-            refresh_tokens: Mutex::new(config.refresh_token.iter().map(|token| (token.clone(), true)).collect()),
-            records: Mutex::new(Records { connection, serials: Serials::new() }),
-            cursors: Mutex::new(HashMap::new()),
+            sign_in: SignIn::new(apps(&config)),
+            locks: Locks::new(config.definition.locks),
+            recent: Mutex::default(),
+            clock: AtomicI64::new(0),
+            records: ReentrantMutex::new(RefCell::new(Records { connection, serials: Serials::new() })),
+            readers: Mutex::default(),
+            file,
+            cursors: Mutex::default(),
             calls: AtomicU64::new(0),
             faults: Faults::new(config.api_calls),
+            chaos: Chaos::default(),
+            journal: Journal::default(),
+            requests: AtomicU64::new(0),
             config,
         };
         org.seed().map_err(|error| StartError::Seed(error.message))?;
+        if let Some(token) = org.config.access_token.clone() {
+            org.open_session(token, org.system.clone());
+        }
+        if let Some(token) = org.config.refresh_token.clone() {
+            org.know_refresh_token(token, &org.config.client_id);
+        }
         Ok(org)
     }
 
-    /// Makes the organization, a profile and the user that everything runs as, unless they are there.
+    /// Makes the organization, the profiles and the users, unless they are there.
     fn seed(&mut self) -> Answered<()> {
-        let first = |org: &Self, object: &str| -> Answered<Option<String>> {
-            org.read(|connection| {
-                let sql = format!("SELECT \"Id\" FROM {} ORDER BY _rid LIMIT 1", store::quoted(object));
-                let mut statement = connection.prepare(&sql)?;
-                let mut rows = statement.query([])?;
-                Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
-            })
-        };
-        let ensure = |org: &Self, object: &str, values: Value| -> Answered<String> {
-            if let Some(id) = first(org, object)? {
-                return Ok(id);
-            }
-            let object = org.schema.object(object).ok_or_else(ApiError::not_found)?;
-            let Value::Object(values) = values else { return Err(ApiError::not_found()) };
-            org.write(|store| store.insert(object, &values))
-        };
-        self.org_id = ensure(
-            self,
+        let definition = self.config.definition.clone();
+        let organization = &definition.organization;
+        self.org_id = self.ensure(
             "Organization",
-            json!({"Name": "Sandbox", "DefaultLocaleSidKey": "en_US", "TimeZoneSidKey": "UTC", "LanguageLocaleKey": "en_US"}),
+            "Id",
+            None,
+            &json!({"Name": organization.name, "DefaultLocaleSidKey": "en_US", "TimeZoneSidKey": organization.time_zone,
+                    "LanguageLocaleKey": "en_US", "OrganizationType": "Developer Edition", "InstanceName": "SBX1",
+                    "IsSandbox": true, "FiscalYearStartMonth": organization.fiscal_year_start_month}),
         )?;
-        let profile = ensure(self, "Profile", json!({"Name": "System Administrator"}))?;
-        self.user_id = ensure(
-            self,
-            "User",
-            json!({"Username": "admin@sandbox.example", "FirstName": "Ada", "LastName": "Admin", "Alias": "admin",
-                   "Email": "admin@sandbox.example", "IsActive": true, "TimeZoneSidKey": "UTC", "LocaleSidKey": "en_US",
-                   "EmailEncodingKey": "UTF-8", "ProfileId": profile, "LanguageLocaleKey": "en_US"}),
-        )?;
-        let (org_id, user) = (self.org_id.clone(), self.user_id.clone());
-        self.write(|store| {
-            store.connection.execute(
-                "UPDATE Organization SET OrganizationType='Developer Edition', InstanceName='SBX1', IsSandbox=1 WHERE Id=?",
-                [&org_id],
-            )?;
+        let mut system = (*self.system).clone();
+        let mut profiles = HashMap::new();
+        for name in std::iter::once(ADMIN_PROFILE).chain(definition.profiles.keys().map(String::as_str)) {
+            let id = self.ensure("Profile", "Name", Some(name), &json!({"Name": name}))?;
+            profiles.insert(name.to_owned(), id);
+        }
+        let admin = definition::User {
+            username: ADMIN.to_owned(),
+            password: Some(organization.admin_password.clone()),
+            first_name: Some("Ada".to_owned()),
+            last_name: Some("Admin".to_owned()),
+            email: None,
+            profile: ADMIN_PROFILE.to_owned(),
+            permission_sets: Vec::new(),
+            time_zone: organization.time_zone.clone(),
+            active: true,
+        };
+        for name in definition.permission_sets.keys() {
+            self.ensure("PermissionSet", "Name", Some(name), &json!({"Name": name, "Label": name}))?;
+        }
+        for (at, user) in std::iter::once(&admin).chain(&definition.users).enumerate() {
+            let name = &user.username;
+            let record = json!({
+                "Username": name, "FirstName": user.first_name, "LastName": user.last_name.as_ref().unwrap_or(name),
+                "Alias": name.chars().take(8).collect::<String>(), "Email": user.email.as_ref().unwrap_or(name),
+                "IsActive": user.active, "TimeZoneSidKey": user.time_zone, "LocaleSidKey": "en_US",
+                "EmailEncodingKey": "UTF-8", "ProfileId": profiles.get(&user.profile), "LanguageLocaleKey": "en_US"});
+            let id = self.ensure("User", "Username", Some(name), &record)?;
+            if let Some(password) = &user.password {
+                self.set_password(&id, password);
+            }
+            if at == 0 {
+                system.user_id = id;
+                ADMIN.clone_into(&mut system.username);
+                system.zone = organization.time_zone.parse().unwrap_or(chrono_tz::Tz::UTC);
+                self.system = Arc::new(system.clone());
+            }
+        }
+        // The first records were made before there was anyone to make them.
+        let user = self.system.user_id.clone();
+        self.write(&self.system, |store| {
             for table in ["Organization", "Profile", "User"] {
                 let sql = format!("UPDATE \"{table}\" SET CreatedById=?1, LastModifiedById=?1 WHERE CreatedById=''");
                 store.connection.execute(&sql, [&user])?;
@@ -198,37 +285,200 @@ impl Org {
         })
     }
 
-    fn records(&self) -> MutexGuard<'_, Records> {
-        // A writer that panicked left its transaction open; the next statement would fail loudly.
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the id of the record with this value of `key`, or of the first there is; makes one if there is none.
+    fn ensure(&self, object: &str, key: &str, value: Option<&str>, record: &Value) -> Answered<String> {
+        let found = self.read(|connection| {
+            let sql = format!(
+                "SELECT \"Id\" FROM {} WHERE ?1 IS NULL OR {}=?1 ORDER BY _rid LIMIT 1",
+                store::quoted(object),
+                store::quoted(key)
+            );
+            let mut statement = connection.prepare(&sql)?;
+            let mut rows = statement.query([value])?;
+            Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
+        })?;
+        if let Some(id) = found {
+            return Ok(id);
+        }
+        let object = self.schema.object(object).ok_or_else(ApiError::not_found)?;
+        let values = entries(record.clone())?;
+        self.write(&self.system, |store| store.insert_as_org(object, &values))
     }
 
-    /// Reads records.
+    /// Reads records, all from one moment.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Connection) -> Answered<T>) -> Answered<T> {
-        read(&self.records().connection)
+        if self.in_transaction() {
+            // What the transaction wrote is seen only from inside.
+            let records = self.records.lock();
+            let records = records.borrow();
+            return read(&records.connection);
+        }
+        let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = if let Some(connection) = idle {
+            connection
+        } else {
+            let connection = Connection::open(&self.file)?;
+            connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY")?;
+            sql::equip(&connection)?;
+            connection
+        };
+        connection.execute_batch("BEGIN")?;
+        let result = read(&connection);
+        connection.execute_batch("COMMIT")?;
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() < IDLE_READERS {
+            readers.push(connection);
+        }
+        result
     }
 
-    /// Changes records in one transaction: all of it, or none if `write` fails.
-    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut Store<'_>) -> Answered<T>) -> Answered<T> {
-        let mut records = self.records();
-        let Records { connection, serials } = &mut *records;
-        connection.execute_batch("BEGIN IMMEDIATE")?;
-        let mut store = Store {
-            schema: &self.schema,
-            connection,
-            serials,
-            user: &self.user_id,
-            now: stamp(self.now()),
-            faults: &self.faults,
+    /// Lets `work` use the connection that writes; transactions are its own business.
+    pub(crate) fn with_writer<T>(&self, work: impl FnOnce(&Connection) -> Answered<T>) -> Answered<T> {
+        let records = self.records.lock();
+        let mut records = records.borrow_mut();
+        records.serials.clear();
+        work(&records.connection)
+    }
+
+    /// Puts a snapshot in the place of all records.
+    pub(crate) fn restore(&self, from: &Path) -> Answered<()> {
+        let wrong = |reason: String| {
+            ApiError::new(400, "INVALID_INPUT", format!("{} cannot be restored: {reason}", from.display()))
         };
-        let result = write(&mut store);
-        connection.execute_batch(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
-        result
+        if !from.is_file() {
+            return Err(wrong("there is no such file".to_owned()));
+        }
+        let source = Connection::open_with_flags(from, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .map_err(|error| wrong(error.to_string()))?;
+        let is_org = source.prepare("SELECT 1 FROM Organization").and_then(|mut statement| statement.exists([]));
+        is_org.map_err(|_| wrong("it is no snapshot of an org".to_owned()))?;
+        let records = self.records.lock();
+        let mut records = records.borrow_mut();
+        records.serials.clear();
+        rusqlite::backup::Backup::new(&source, &mut records.connection)?.run_to_completion(
+            10_000,
+            std::time::Duration::ZERO,
+            None,
+        )?;
+        store::migrate(&records.connection, &self.schema)?;
+        self.cursors.lock().unwrap_or_else(PoisonError::into_inner).open.clear();
+        Ok(())
+    }
+
+    /// Returns 32 digits that no other answer of this org has.
+    pub(crate) fn request_id(&self) -> String {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}{number:016x}", self.started.timestamp_micros())
+    }
+
+    /// Runs `steps` so that all they write stays if they return `Ok`, and none of it otherwise; they see what they wrote.
+    pub(crate) fn transaction<T, E>(&self, steps: impl FnOnce() -> Result<T, E>) -> Answered<Result<T, E>> {
+        let records = self.records.lock();
+        begin(&records.borrow().connection)?;
+        let outer = AMBIENT.replace(std::ptr::from_ref(self).addr());
+        let result = steps();
+        AMBIENT.set(outer);
+        records.borrow().connection.execute_batch(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        Ok(result)
+    }
+
+    /// True inside [`Org::transaction`].
+    fn in_transaction(&self) -> bool {
+        AMBIENT.get() == std::ptr::from_ref(self).addr()
+    }
+
+    /// Changes records in one transaction: all of it, or none if `write` fails. It may be called again if another
+    /// transaction holds a record.
+    pub(crate) fn write<T>(&self, caller: &Caller, write: impl FnMut(&mut Store<'_>) -> Answered<T>) -> Answered<T> {
+        self.write_with(caller, Options::default(), write)
+    }
+
+    /// Changes records as [`Org::write`] does, in the way that `options` say.
+    pub(crate) fn write_with<T>(
+        &self,
+        caller: &Caller,
+        options: Options,
+        mut write: impl FnMut(&mut Store<'_>) -> Answered<T>,
+    ) -> Answered<T> {
+        let deadline = self.locks.deadline();
+        loop {
+            let nested = self.in_transaction();
+            let guard = self.records.lock();
+            let mut records = guard.borrow_mut();
+            let Records { connection, serials } = &mut *records;
+            if nested {
+                connection.execute_batch("SAVEPOINT step")?;
+            } else {
+                begin(connection)?;
+            }
+            let mut store = Store {
+                schema: &caller.schema,
+                all: &self.schema,
+                connection,
+                serials,
+                user: &caller.user_id,
+                now: stamp(self.now()),
+                chaos: &self.chaos,
+                username: &caller.username,
+                options,
+                rules: &self.config.definition.duplicate_rules,
+                locks: &self.locks,
+                touched: Vec::new(),
+                contended: false,
+            };
+            let result = write(&mut store);
+            let (touched, contended) = (std::mem::take(&mut store.touched), store.contended);
+            if contended && !nested && std::time::Instant::now() < deadline {
+                connection.execute_batch("ROLLBACK")?;
+                drop(records);
+                drop(guard);
+                self.locks.wait(deadline);
+                continue;
+            }
+            connection.execute_batch(match (nested, result.is_ok()) {
+                (false, true) => "COMMIT",
+                (false, false) => "ROLLBACK",
+                (true, true) => "RELEASE step",
+                (true, false) => "ROLLBACK TO step; RELEASE step",
+            })?;
+            if result.is_ok() && !touched.is_empty() {
+                self.locks.keep(touched);
+                drop(records);
+                drop(guard);
+                self.locks.pass();
+            }
+            return result;
+        }
+    }
+
+    /// Returns what a query of this caller compiles against.
+    pub(crate) fn context<'o>(
+        &self,
+        caller: &'o Caller,
+        connection: &'o Connection,
+        version: &'o str,
+        deleted: bool,
+    ) -> Context<'o> {
+        Context {
+            schema: &caller.schema,
+            connection,
+            now: self.now(),
+            zone: caller.zone,
+            user: &caller.user_id,
+            fiscal_start: self.config.definition.organization.fiscal_year_start_month,
+            version,
+            deleted,
+        }
     }
 
     /// Returns the time by the org's clock.
     pub(crate) fn now(&self) -> DateTime<Utc> {
-        Utc::now()
+        Utc::now() + chrono::TimeDelta::seconds(self.clock.load(Ordering::Relaxed))
+    }
+
+    /// Moves the org's clock so many seconds from the true time.
+    pub(crate) fn move_clock(&self, seconds: i64) {
+        self.clock.store(seconds, Ordering::Relaxed);
     }
 
     /// Returns scheme, host and port.
@@ -254,18 +504,87 @@ impl Org {
     /// Keeps the rest of an answer and returns the cursor's id.
     pub(crate) fn keep_cursor(&self, cursor: Cursor) -> String {
         let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = crate::id::make("0r8", cursors.len() as u64 + 1);
-        cursors.insert(id.clone(), cursor);
+        cursors.made += 1;
+        let id = crate::id::make("0r8", cursors.made);
+        if cursors.open.len() >= MAX_CURSORS {
+            cursors.open.pop_front();
+        }
+        cursors.open.push_back((id.clone(), Arc::new(cursor)));
         id
     }
 
-    /// Lets `read` look at a cursor.
-    pub(crate) fn with_cursor<T>(&self, id: &str, read: impl FnOnce(&Cursor) -> Answered<T>) -> Answered<T> {
+    /// Finds a cursor.
+    pub(crate) fn cursor(&self, id: &str) -> Answered<Arc<Cursor>> {
         let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        let cursor =
-            cursors.get(id).ok_or_else(|| ApiError::new(400, "INVALID_QUERY_LOCATOR", "invalid query locator"))?;
-        read(cursor)
+        let found = cursors.open.iter().find(|(known, _)| known == id);
+        found
+            .map(|(_, cursor)| cursor.clone())
+            .ok_or_else(|| ApiError::new(400, "INVALID_QUERY_LOCATOR", "invalid query locator"))
     }
+}
+
+thread_local! {
+    /// The address of the org whose transaction this thread is in; 0 outside of any.
+    static AMBIENT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Begins a transaction; one that a panic left open is undone first.
+fn begin(connection: &Connection) -> rusqlite::Result<()> {
+    if !connection.is_autocommit() {
+        connection.execute_batch("ROLLBACK")?;
+    }
+    connection.execute_batch("BEGIN IMMEDIATE")
+}
+
+/// Returns the apps that may sign in.
+fn apps(config: &Config) -> Vec<App> {
+    use crate::definition::Flow;
+    let own = App {
+        name: "Sandbox".to_owned(),
+        client_id: config.client_id.clone(),
+        client_secret: config.client_secret.clone(),
+        callbacks: ["http://localhost:1717/OauthRedirect", "http://localhost:3000/callback"].map(str::to_owned).into(),
+        flows: vec![
+            Flow::AuthorizationCode,
+            Flow::RefreshToken,
+            Flow::JwtBearer,
+            Flow::ClientCredentials,
+            Flow::Password,
+            Flow::TokenExchange,
+            Flow::UserAgent,
+        ],
+        run_as: Some(ADMIN.to_owned()),
+        public_key: config.jwt_public_key.clone(),
+        ..App::default()
+    };
+    std::iter::once(own).chain(config.definition.apps.iter().cloned()).collect()
+}
+
+/// Gives the record types of the objects their records and ids.
+fn record_types(connection: &Connection, schema: &mut Schema) -> rusqlite::Result<()> {
+    let names: Vec<String> = schema.objects().map(|object| object.name.clone()).collect();
+    for name in names {
+        let Some(object) = schema.object_mut(&name) else { continue };
+        for kind in &mut object.record_types {
+            let find = "SELECT Id FROM RecordType WHERE SobjectType=? AND DeveloperName=?";
+            let known = connection.query_row(find, [&name, &kind.developer_name], |row| row.get(0)).optional()?;
+            kind.id = if let Some(id) = known {
+                id
+            } else {
+                let next = "SELECT COALESCE(MAX(_rid),0)+1 FROM RecordType";
+                let serial: i64 = connection.query_row(next, [], |row| row.get(0))?;
+                let id = crate::id::make("012", serial.cast_unsigned());
+                let now = stamp(Utc::now());
+                connection.execute(
+                    "INSERT INTO RecordType (_rid, Id, Name, DeveloperName, SobjectType, IsActive, CreatedDate, \
+                     LastModifiedDate, SystemModstamp) VALUES (?1,?2,?3,?4,?5,?6,?7,?7,?7)",
+                    rusqlite::params![serial, id, kind.label, kind.developer_name, name, kind.active, now],
+                )?;
+                id
+            };
+        }
+    }
+    Ok(())
 }
 
 /// Returns the entries of a JSON object.

@@ -104,6 +104,11 @@ pub(crate) struct Field {
     pub(crate) restricted: bool,
     pub(crate) master: bool,
     pub(crate) cascade: bool,
+    /// A parent with children cannot be deleted.
+    pub(crate) restrict: bool,
+    /// The field whose value decides which values a dependent picklist has.
+    pub(crate) controller: Option<String>,
+    pub(crate) lookup_filter: Option<LookupFilter>,
     pub(crate) values: Vec<PicklistValue>,
     pub(crate) targets: Vec<String>,
     pub(crate) relationship: Option<String>,
@@ -114,6 +119,24 @@ pub(crate) struct Field {
     pub(crate) custom: bool,
 }
 
+/// Which records a lookup may lead to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LookupFilter {
+    /// Field of the parent, whether it must be equal (else different), and the value.
+    pub(crate) conditions: Vec<(String, bool, String)>,
+    pub(crate) message: String,
+}
+
+/// A record type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RecordType {
+    /// Known once the org is open.
+    pub(crate) id: String,
+    pub(crate) developer_name: String,
+    pub(crate) label: String,
+    pub(crate) active: bool,
+}
+
 /// One value of a picklist.
 #[derive(Debug, Clone)]
 pub(crate) struct PicklistValue {
@@ -121,6 +144,8 @@ pub(crate) struct PicklistValue {
     pub(crate) label: String,
     pub(crate) default: bool,
     pub(crate) active: bool,
+    /// Values of the controlling field for which there is this one; all if `None`.
+    pub(crate) valid_for: Option<Vec<String>>,
 }
 
 impl Field {
@@ -148,6 +173,9 @@ impl Field {
             restricted: false,
             master: false,
             cascade: false,
+            restrict: false,
+            controller: None,
+            lookup_filter: None,
             values: Vec::new(),
             targets: Vec::new(),
             relationship: None,
@@ -164,9 +192,41 @@ impl Field {
         self.createable && !self.nillable && !self.defaulted && self.kind != Kind::Boolean
     }
 
+    fn long_text(&self) -> bool {
+        self.kind == Kind::Textarea && self.length > 255
+    }
+
+    /// True when the platform lets a query group by the field.
+    pub(crate) fn groupable(&self) -> bool {
+        let continuous = matches!(self.kind, Kind::Double | Kind::Currency | Kind::Percent | Kind::Datetime);
+        let opaque = matches!(self.kind, Kind::Combobox | Kind::Multipicklist | Kind::Base64 | Kind::Encrypted);
+        !self.long_text() && !self.kind.compound() && !continuous && !opaque
+    }
+
+    /// True when the platform lets a query order by the field.
+    pub(crate) fn sortable(&self) -> bool {
+        let opaque = matches!(self.kind, Kind::Multipicklist | Kind::Base64 | Kind::Encrypted);
+        !self.long_text() && !self.kind.compound() && !opaque
+    }
+
+    /// True when the platform lets a query aggregate the field.
+    pub(crate) fn aggregable(&self) -> bool {
+        let opaque = matches!(self.kind, Kind::Boolean | Kind::Multipicklist | Kind::Base64 | Kind::Encrypted);
+        !self.long_text() && !self.kind.compound() && !opaque
+    }
+
+    /// Returns the values of a multi-select picklist in the order of the picklist, each once.
+    pub(crate) fn in_order(&self, text: &str) -> String {
+        let mut chosen: Vec<&str> = text.split(';').map(str::trim).filter(|value| !value.is_empty()).collect();
+        let place = |value: &str| self.values.iter().position(|known| known.value.eq_ignore_ascii_case(value));
+        chosen.sort_by_key(|value| place(value).unwrap_or(usize::MAX));
+        chosen.dedup();
+        chosen.join(";")
+    }
+
     /// True when the platform lets a query filter by the field.
     pub(crate) fn filterable(&self) -> bool {
-        !(self.kind == Kind::Textarea && self.length > 255 || self.kind == Kind::Base64)
+        !self.long_text() && !matches!(self.kind, Kind::Base64 | Kind::Encrypted)
     }
 }
 
@@ -180,6 +240,11 @@ pub(crate) struct Object {
     pub(crate) custom: bool,
     /// Setup objects are never deleted.
     pub(crate) setup: bool,
+    /// What the caller may do with its records.
+    pub(crate) createable: bool,
+    pub(crate) updateable: bool,
+    pub(crate) deletable: bool,
+    pub(crate) record_types: Vec<RecordType>,
     /// In the order of the describe.
     pub(crate) fields: Vec<Field>,
 }
@@ -249,6 +314,12 @@ impl Schema {
         self.objects.get(&name.to_lowercase())
     }
 
+    /// Leaves only the objects that `keep` returns, as it returns them.
+    pub(crate) fn filtered(&self, keep: impl Fn(&Object) -> Option<Object>) -> Self {
+        let kept = self.objects.iter().filter_map(|(name, object)| Some((name.clone(), keep(object)?)));
+        Self { objects: kept.collect() }
+    }
+
     pub(crate) fn object_mut(&mut self, name: &str) -> Option<&mut Object> {
         self.objects.get_mut(&name.to_lowercase())
     }
@@ -310,6 +381,13 @@ pub(crate) fn new_object(name: &str, prefix: &str, label: &str, plural: &str, se
     fields.push(audit("LastModifiedDate", "Last Modified Date", Kind::Datetime));
     fields.push(audit("LastModifiedById", "Last Modified By ID", Kind::Reference));
     fields.push(audit("SystemModstamp", "System Modstamp", Kind::Datetime));
+    if !setup {
+        for (name, label) in [("LastViewedDate", "Last Viewed Date"), ("LastReferencedDate", "Last Referenced Date")] {
+            let mut field = Field::new(name, label, Kind::Datetime);
+            field.nillable = true;
+            fields.push(field);
+        }
+    }
     Object {
         name: name.to_owned(),
         label: label.to_owned(),
@@ -317,6 +395,10 @@ pub(crate) fn new_object(name: &str, prefix: &str, label: &str, plural: &str, se
         prefix: prefix.to_owned(),
         custom: name.contains("__"),
         setup,
+        createable: !setup || matches!(name, "User" | "PermissionSetAssignment" | "Group" | "GroupMember"),
+        updateable: !setup || matches!(name, "User" | "Group"),
+        deletable: !setup,
+        record_types: Vec::new(),
         fields,
     }
 }
@@ -411,7 +493,13 @@ fn head_type(head: &str) -> &str {
 fn picklist(values: &str) -> Vec<PicklistValue> {
     values
         .split(" | ")
-        .map(|value| PicklistValue { value: value.to_owned(), label: value.to_owned(), default: false, active: true })
+        .map(|value| PicklistValue {
+            value: value.to_owned(),
+            label: value.to_owned(),
+            default: false,
+            active: true,
+            valid_for: None,
+        })
         .collect()
 }
 

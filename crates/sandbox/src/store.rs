@@ -6,15 +6,23 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 use serde_json::{Map, Value};
 
+use crate::chaos::{Chaos, Fault, Subject};
+use crate::content;
 use crate::error::{Answered, ApiError};
-use crate::faults::Faults;
 use crate::id;
+use crate::locks::{Locks, contended};
 use crate::schema::{Field, Kind, Object, Schema};
 use crate::value::coerce;
 
 /// Creates what is missing: a table for each object, a column for each stored field, indexes for keys
 /// and references.
 pub(crate) fn migrate(connection: &Connection, schema: &Schema) -> rusqlite::Result<()> {
+    content::migrate(connection)?;
+    // What a delete took along, so that an undelete brings it back.
+    connection.execute_batch(
+        "CREATE TABLE IF NOT EXISTS _bin (id TEXT PRIMARY KEY, object TEXT NOT NULL, root TEXT NOT NULL);
+         CREATE INDEX IF NOT EXISTS _bin_root ON _bin (root)",
+    )?;
     for object in schema.objects() {
         // A table that is new gets its columns at once: adding them one by one takes longer than all the rest.
         let columns: String =
@@ -61,7 +69,7 @@ fn column_type(field: &Field) -> &'static str {
         kind if kind.numeric() => "REAL",
         Kind::Id | Kind::Reference | Kind::Date | Kind::Datetime | Kind::Time | Kind::Base64 => "TEXT",
         _ if field.case_sensitive => "TEXT",
-        _ => "TEXT COLLATE NOCASE",
+        _ => "TEXT COLLATE SFDC",
     }
 }
 
@@ -73,14 +81,34 @@ pub(crate) fn quoted(name: &str) -> String {
 /// Serial numbers of the objects: how the next id of each is found without asking the table.
 pub(crate) type Serials = HashMap<String, u64>;
 
+/// How records are to be written.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Options {
+    /// Save in spite of an alert about duplicates.
+    pub(crate) allow_duplicates: bool,
+    /// Tell the fields of the duplicates, not only their ids.
+    pub(crate) duplicate_details: bool,
+}
+
 /// A hand on the org's records, inside one transaction.
 pub(crate) struct Store<'o> {
+    /// What the caller sees.
     pub(crate) schema: &'o Schema,
+    /// All there is.
+    pub(crate) all: &'o Schema,
     pub(crate) connection: &'o Connection,
     pub(crate) serials: &'o mut Serials,
     pub(crate) user: &'o str,
     pub(crate) now: String,
-    pub(crate) faults: &'o Faults,
+    pub(crate) chaos: &'o Chaos,
+    pub(crate) username: &'o str,
+    pub(crate) options: Options,
+    pub(crate) rules: &'o [crate::definition::DuplicateRule],
+    pub(crate) locks: &'o Locks,
+    /// Records, and their parents, that the transaction holds.
+    pub(crate) touched: Vec<String>,
+    /// True once a record was met that another transaction holds.
+    pub(crate) contended: bool,
 }
 
 impl Store<'_> {
@@ -97,9 +125,57 @@ impl Store<'_> {
         result
     }
 
+    /// Takes the locks of a record and of the parents in its row.
+    fn lock(&mut self, object: &Object, id: Option<&str>, row: &[(&Field, Sql)]) -> Answered<()> {
+        let subject = Subject { object: &object.name, user: self.username, ..Subject::default() };
+        match self.chaos.strike(subject, |fault| matches!(fault, Fault::Lock | Fault::PartialFailure { .. })) {
+            Some(Fault::PartialFailure { code }) => {
+                return Err(ApiError::new(400, &code, "this row fails on demand"));
+            }
+            Some(_) => return Err(contended(id.unwrap_or(&object.prefix))),
+            None => {}
+        }
+        if !self.locks.matter() {
+            return Ok(());
+        }
+        let parents = row.iter().filter_map(|(field, value)| match value {
+            Sql::Text(id) if field.kind == Kind::Reference => {
+                self.all.by_id(id).filter(|object| !object.setup).map(|_| id.as_str())
+            }
+            _ => None,
+        });
+        let ids: Vec<String> = id.into_iter().chain(parents).map(str::to_owned).collect();
+        for id in ids {
+            if !self.touched.contains(&id) {
+                if self.locks.is_held(&id) {
+                    self.contended = true;
+                    return Err(contended(&id));
+                }
+                self.touched.push(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates a record that the org makes by itself, whatever the caller may do.
+    pub(crate) fn insert_as_org(&mut self, object: &Object, values: &Map<String, Value>) -> Answered<String> {
+        let open: Object = Object {
+            fields: object.fields.iter().map(|field| Field { createable: true, ..field.clone() }).collect(),
+            createable: true,
+            ..object.clone()
+        };
+        let seen = std::mem::replace(&mut self.schema, self.all);
+        let made = self.insert(&open, values);
+        self.schema = seen;
+        made
+    }
+
     /// Creates a record and returns its id.
-    pub(crate) fn insert(&mut self, object: &Object, values: &Map<String, Value>) -> Answered<String> {
-        let mut row = self.checked(object, values, true)?;
+    pub(crate) fn insert(&mut self, object: &Object, written: &Map<String, Value>) -> Answered<String> {
+        if !object.createable {
+            return Err(forbidden());
+        }
+        let mut row = self.checked(object, written, true)?;
         let missing: Vec<&str> = object
             .stored()
             .filter(|field| {
@@ -116,8 +192,13 @@ impl Store<'_> {
             error.fields = missing.iter().map(|name| (*name).to_owned()).collect();
             return Err(error);
         }
+        if object.name == "ContentVersion" {
+            Self::check_content(&row)?;
+        }
+        self.check_picklists(object, &row, None)?;
         self.check_uniqueness(object, &row, None)?;
-        self.faults.meet_lock(&object.prefix)?;
+        self.check_duplicates(object, &row, None)?;
+        self.lock(object, None, &row)?;
         let serial = self.next_serial(object)?;
         let id = id::make(&object.prefix, serial);
         for field in object.stored() {
@@ -129,12 +210,20 @@ impl Store<'_> {
             }
         }
         full_name(object, &mut row, &[]);
+        let files = take_files(object, &mut row, &id)?;
         let columns: Vec<String> = row.iter().map(|(field, _)| quoted(&field.name)).collect();
         let marks = vec!["?"; row.len() + 1].join(",");
         let sql = format!("INSERT INTO {} (_rid,{}) VALUES ({marks})", quoted(&object.name), columns.join(","));
         let serial_value = Sql::Integer(serial.cast_signed());
         let values = std::iter::once(serial_value).chain(row.into_iter().map(|(_, value)| value));
         self.connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
+        for (field, bytes) in &files {
+            self.keep_bytes(&id, field, bytes)?;
+        }
+        if object.name == "ContentVersion" {
+            let bytes = files.first().map_or(&[][..], |(_, bytes)| bytes.as_slice());
+            self.complete_content(&id, written, bytes)?;
+        }
         Ok(id)
     }
 
@@ -142,8 +231,11 @@ impl Store<'_> {
     pub(crate) fn update(&mut self, object: &Object, id: &str, values: &Map<String, Value>) -> Answered<()> {
         let id = id::normal(id).filter(|id| id.starts_with(&object.prefix)).ok_or_else(|| malformed_id(id))?;
         self.require_alive(object, &id)?;
-        self.faults.meet_lock(&id)?;
+        if !object.updateable {
+            return Err(forbidden());
+        }
         let mut row = self.checked(object, values, false)?;
+        self.lock(object, Some(&id), &row)?;
         let emptied: Vec<String> = row
             .iter()
             .filter(|(field, value)| {
@@ -155,7 +247,12 @@ impl Store<'_> {
             let message = format!("Required fields are missing: [{}]", emptied.join(", "));
             return Err(ApiError { fields: emptied, ..ApiError::new(400, "REQUIRED_FIELD_MISSING", message) });
         }
+        self.check_picklists(object, &row, Some(&id))?;
         self.check_uniqueness(object, &row, Some(&id))?;
+        self.check_duplicates(object, &row, Some(&id))?;
+        for (field, bytes) in take_files(object, &mut row, &id)? {
+            self.keep_bytes(&id, &field, &bytes)?;
+        }
         if row.iter().any(|(field, _)| field.name == "FirstName" || field.name == "LastName") {
             let before = self.names(object, &id)?;
             full_name(object, &mut row, &before);
@@ -213,7 +310,7 @@ impl Store<'_> {
 
     /// Returns the ids of the live records whose `key` holds `value`.
     pub(crate) fn find_by_key(&self, object: &Object, key: &Field, value: &Value) -> Answered<Vec<String>> {
-        let value = coerce(self.schema, &Field { targets: Vec::new(), ..key.clone() }, value)?;
+        let value = coerce(self.all, &Field { targets: Vec::new(), ..key.clone() }, value)?;
         if value == Sql::Null {
             return Ok(Vec::new());
         }
@@ -227,50 +324,104 @@ impl Store<'_> {
     /// Moves a record, and what hangs on it, to the recycle bin; `hard` removes it for good.
     pub(crate) fn delete(&mut self, object: &Object, id: &str, hard: bool) -> Answered<()> {
         let id = id::normal(id).filter(|id| id.starts_with(&object.prefix)).ok_or_else(|| malformed_id(id))?;
-        if object.setup {
-            return Err(ApiError::new(
-                400,
-                "INSUFFICIENT_ACCESS_OR_READONLY",
-                "insufficient access rights on object id",
-            ));
+        if object.setup || !object.deletable {
+            return Err(forbidden());
         }
         self.require_alive(object, &id)?;
-        self.remove(object, &id, hard, 0)
+        self.lock(object, Some(&id), &[])?;
+        self.remove(object, &id, &id, hard, 0)
     }
 
-    fn remove(&mut self, object: &Object, id: &str, hard: bool, depth: usize) -> Answered<()> {
-        let schema = self.schema;
+    fn remove(&mut self, object: &Object, id: &str, root: &str, hard: bool, depth: usize) -> Answered<()> {
+        let schema = self.all;
         for (child, field) in schema.children(&object.name).filter(|(child, _)| !child.setup && depth < 8) {
             if field.name == "MasterRecordId" {
                 continue;
             }
             let (table, column) = (quoted(&child.name), quoted(&field.name));
-            if field.cascade {
-                let sql = format!("SELECT \"Id\" FROM {table} WHERE {column}=? AND \"IsDeleted\"=0");
+            let sql = format!("SELECT \"Id\" FROM {table} WHERE {column}=? AND \"IsDeleted\"=0");
+            if field.restrict {
+                if self.connection.prepare_cached(&sql)?.exists([id])? {
+                    let message = format!(
+                        "Your attempt to delete {id} could not be completed because it is associated with the following {}.",
+                        child.plural
+                    );
+                    return Err(ApiError::new(400, "DELETE_FAILED", message));
+                }
+            } else if field.cascade {
                 let ids: Vec<String> = self
                     .connection
                     .prepare_cached(&sql)?
                     .query_map([id], |row| row.get(0))?
                     .collect::<rusqlite::Result<_>>()?;
                 for id in ids {
-                    self.remove(child, &id, hard, depth + 1)?;
+                    self.remove(child, &id, root, hard, depth + 1)?;
                 }
-            } else if field.updateable {
+            } else if field.nillable {
                 let sql = format!(
                     "UPDATE {table} SET {column}=NULL, \"SystemModstamp\"=?, \"LastModifiedDate\"=? WHERE {column}=?"
                 );
                 self.connection.prepare_cached(&sql)?.execute([&self.now, &self.now, id])?;
             }
         }
-        let table = quoted(&object.name);
         if hard {
-            self.connection.prepare_cached(&format!("DELETE FROM {table} WHERE \"Id\"=?"))?.execute([id])?;
+            self.purge_row(object, id)
         } else {
-            let sql = format!(
-                "UPDATE {table} SET \"IsDeleted\"=1, \"SystemModstamp\"=?, \"LastModifiedDate\"=?, \"LastModifiedById\"=? \
-                 WHERE \"Id\"=?"
-            );
-            self.connection.prepare_cached(&sql)?.execute([&self.now, &self.now, self.user, id])?;
+            self.mark(object, id, true)?;
+            let sql = "INSERT OR REPLACE INTO _bin (id, object, root) VALUES (?,?,?)";
+            self.connection.prepare_cached(sql)?.execute([id, &object.name, root])?;
+            Ok(())
+        }
+    }
+
+    fn mark(&self, object: &Object, id: &str, deleted: bool) -> Answered<()> {
+        let sql = format!(
+            "UPDATE {} SET \"IsDeleted\"=?, \"SystemModstamp\"=?, \"LastModifiedDate\"=?, \"LastModifiedById\"=? \
+             WHERE \"Id\"=?",
+            quoted(&object.name)
+        );
+        let values = rusqlite::params![deleted, self.now, self.now, self.user, id];
+        self.connection.prepare_cached(&sql)?.execute(values)?;
+        Ok(())
+    }
+
+    fn purge_row(&self, object: &Object, id: &str) -> Answered<()> {
+        let sql = format!("DELETE FROM {} WHERE \"Id\"=?", quoted(&object.name));
+        self.connection.prepare_cached(&sql)?.execute([id])?;
+        self.connection.prepare_cached("DELETE FROM _bin WHERE id=?")?.execute([id])?;
+        self.connection.prepare_cached("DELETE FROM _blob WHERE id=?")?.execute([id])?;
+        Ok(())
+    }
+
+    /// Returns what a delete put into the recycle bin together with a record, the record first.
+    fn binned(&self, id: &str) -> Answered<Vec<(String, String)>> {
+        let id = id::normal(id).ok_or_else(|| malformed_id(id))?;
+        let mut statement =
+            self.connection.prepare_cached("SELECT id, object FROM _bin WHERE root=?1 ORDER BY id<>?1, id")?;
+        let found = statement.query_map([&id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let found: Vec<(String, String)> = found.collect::<rusqlite::Result<_>>()?;
+        if found.first().is_some_and(|(first, _)| *first == id) {
+            Ok(found)
+        } else {
+            Err(ApiError::new(400, "UNDELETE_FAILED", "Entity is not in the recycle bin"))
+        }
+    }
+
+    /// Brings a record back from the recycle bin, with all that was deleted along with it.
+    pub(crate) fn undelete(&mut self, id: &str) -> Answered<()> {
+        for (id, object) in self.binned(id)? {
+            let object = self.all.object(&object).ok_or_else(ApiError::not_found)?;
+            self.mark(object, &id, false)?;
+            self.connection.prepare_cached("DELETE FROM _bin WHERE id=?")?.execute([&id])?;
+        }
+        Ok(())
+    }
+
+    /// Removes a record from the recycle bin for good, with all that was deleted along with it.
+    pub(crate) fn purge(&mut self, id: &str) -> Answered<()> {
+        for (id, object) in self.binned(id)? {
+            let object = self.all.object(&object).ok_or_else(ApiError::not_found)?;
+            self.purge_row(object, &id)?;
         }
         Ok(())
     }
@@ -316,8 +467,8 @@ impl Store<'_> {
                 );
                 return Err(ApiError::on(&field.name, "INVALID_FIELD_FOR_INSERT_UPDATE", message));
             }
-            let value = coerce(self.schema, field, value)?;
-            self.check_reference(field, &value)?;
+            let value = coerce(self.all, field, value)?;
+            self.check_reference(object, field, &value)?;
             // A checkbox and a field with a default take their default for an explicit null on insert.
             if value == Sql::Null && field.kind == Kind::Boolean {
                 continue;
@@ -365,20 +516,133 @@ impl Store<'_> {
         }
     }
 
-    fn check_reference(&self, field: &Field, value: &Sql) -> Answered<()> {
+    fn check_reference(&self, object: &Object, field: &Field, value: &Sql) -> Answered<()> {
         let Sql::Text(id) = value else { return Ok(()) };
         if field.kind != Kind::Reference {
             return Ok(());
         }
-        let Some(target) = self.schema.by_id(id) else { return Ok(()) };
+        let Some(target) = self.all.by_id(id) else { return Ok(()) };
         let alive = if target.setup { "" } else { " AND \"IsDeleted\"=0" };
         let sql = format!("SELECT 1 FROM {} WHERE \"Id\"=?{alive}", quoted(&target.name));
-        let found = self.connection.prepare_cached(&sql)?.exists([id])?;
-        if found {
-            Ok(())
-        } else {
-            Err(ApiError::on(&field.name, "INVALID_CROSS_REFERENCE_KEY", "invalid cross reference id"))
+        if !self.connection.prepare_cached(&sql)?.exists([id])? {
+            return Err(ApiError::on(&field.name, "INVALID_CROSS_REFERENCE_KEY", "invalid cross reference id"));
         }
+        if field.name == "RecordTypeId" && !object.record_types.iter().any(|kind| kind.id == *id && kind.active) {
+            let message = "Record Type ID: this ID value isn't valid for the user: ".to_owned() + id;
+            return Err(ApiError::on(&field.name, "INVALID_CROSS_REFERENCE_KEY", message));
+        }
+        let Some(filter) = &field.lookup_filter else { return Ok(()) };
+        for (name, equals, wanted) in &filter.conditions {
+            let Some(column) = target.field(name) else { continue };
+            let wanted = coerce(self.all, column, &Value::String(wanted.clone())).unwrap_or(Sql::Null);
+            let operator = if *equals { "IS" } else { "IS NOT" };
+            let sql = format!(
+                "SELECT 1 FROM {} WHERE \"Id\"=?1 AND {} {operator} ?2",
+                quoted(&target.name),
+                quoted(&column.name)
+            );
+            if !self.connection.prepare_cached(&sql)?.exists(rusqlite::params![id, wanted])? {
+                return Err(ApiError::on(&field.name, "FIELD_FILTER_VALIDATION_EXCEPTION", filter.message.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks dependent picklists: a value must be one that the controlling field's value allows.
+    fn check_picklists(&self, object: &Object, row: &[(&Field, Sql)], id: Option<&str>) -> Answered<()> {
+        for (field, value) in row.iter().filter(|(field, _)| field.restricted && field.controller.is_some()) {
+            let (Sql::Text(text), Some(controller)) = (value, field.controller.as_deref()) else { continue };
+            let Some(controller) = object.field(controller) else { continue };
+            let controlling = match row.iter().find(|(known, _)| known.name == controller.name) {
+                Some((_, value)) => value.clone(),
+                None => match id {
+                    Some(id) => {
+                        let sql =
+                            format!("SELECT {} FROM {} WHERE \"Id\"=?", quoted(&controller.name), quoted(&object.name));
+                        self.connection.query_row(&sql, [id], |row| row.get(0))?
+                    }
+                    None => Sql::Null,
+                },
+            };
+            let controlling = match controlling {
+                Sql::Text(text) => text,
+                Sql::Integer(flag) => (flag != 0).to_string(),
+                _ => String::new(),
+            };
+            for one in text.split(';') {
+                let allowed = field
+                    .values
+                    .iter()
+                    .find(|value| value.value == one)
+                    .is_some_and(|value| value.valid_for.as_ref().is_none_or(|valid| valid.contains(&controlling)));
+                if !allowed {
+                    let message = format!("{}: bad value for restricted picklist field: {one}", field.label);
+                    return Err(ApiError::on(&field.name, "INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST", message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the rules against duplicates.
+    fn check_duplicates(&self, object: &Object, row: &[(&Field, Sql)], own: Option<&str>) -> Answered<()> {
+        for rule in self.rules.iter().filter(|rule| rule.object.eq_ignore_ascii_case(&object.name)) {
+            let blocks = rule.action == crate::definition::DuplicateAction::Block;
+            if self.options.allow_duplicates && !blocks {
+                continue;
+            }
+            let compared: Option<Vec<(&Field, &str)>> = rule
+                .fields
+                .iter()
+                .map(|name| match row.iter().find(|(field, _)| field.name.eq_ignore_ascii_case(name)) {
+                    Some((field, Sql::Text(text))) => Some((*field, text.as_str())),
+                    _ => None,
+                })
+                .collect();
+            let Some(compared) = compared.filter(|compared| !compared.is_empty()) else { continue };
+            let alike: Vec<String> =
+                compared.iter().map(|(field, _)| format!("sf_alike({},?)", quoted(&field.name))).collect();
+            let sql = format!(
+                "SELECT \"Id\" FROM {} WHERE \"IsDeleted\"=0 AND {} LIMIT 20",
+                quoted(&object.name),
+                alike.join(" AND ")
+            );
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let found = statement
+                .query_map(params_from_iter(compared.iter().map(|(_, text)| *text)), |row| row.get::<_, String>(0))?;
+            let found: Vec<String> = found.collect::<rusqlite::Result<_>>()?;
+            let found: Vec<&String> = found.iter().filter(|id| own != Some(id.as_str())).collect();
+            if !found.is_empty() {
+                return Err(self.duplicates(object, rule, &found));
+            }
+        }
+        Ok(())
+    }
+
+    /// The refusal of a duplicate, as the platform describes it.
+    fn duplicates(&self, object: &Object, rule: &crate::definition::DuplicateRule, ids: &[&String]) -> ApiError {
+        let details = self.options.duplicate_details;
+        let records: Vec<Value> = ids
+            .iter()
+            .map(|id| {
+                let mut record = serde_json::json!({
+                    "attributes": {"type": object.name, "url": format!("/services/data/v66.0/sobjects/{}/{id}", object.name)},
+                    "Id": id});
+                for name in rule.fields.iter().filter(|_| details) {
+                    let sql = format!("SELECT {} FROM {} WHERE \"Id\"=?", quoted(name), quoted(&object.name));
+                    let text: Option<String> = self.connection.query_row(&sql, [id], |row| row.get(0)).unwrap_or_default();
+                    record[name] = text.map_or(Value::Null, Value::String);
+                }
+                serde_json::json!({"additionalInformation": [], "fieldDiffs": [], "matchConfidence": 100.0, "record": record})
+            })
+            .collect();
+        let mut error = ApiError::new(400, "DUPLICATES_DETECTED", rule.alert.clone());
+        error.duplicates = Some(Box::new(serde_json::json!({
+            "allowSave": rule.action == crate::definition::DuplicateAction::Alert, "duplicateRule": rule.name,
+            "duplicateRuleEntityType": object.name, "errorMessage": rule.alert,
+            "matchResults": [{"entityType": object.name, "errors": [], "matchEngine": "FuzzyMatchEngine",
+                              "matchRecords": records, "rule": rule.name, "size": ids.len(), "success": true}]})));
+        error
     }
 
     fn check_uniqueness(&self, object: &Object, row: &[(&Field, Sql)], own: Option<&str>) -> Answered<()> {
@@ -425,6 +689,9 @@ impl Store<'_> {
         if let Some(format) = &field.auto_number {
             return Ok(Some(Sql::Text(auto_number(format, serial))));
         }
+        if field.kind == Kind::Base64 {
+            return Ok(None);
+        }
         Ok(match field.name.as_str() {
             "Id" => text(id),
             "CreatedDate" | "LastModifiedDate" | "SystemModstamp" => text(&self.now),
@@ -454,8 +721,7 @@ impl Store<'_> {
 
 /// Sets the read-only name of a person from its parts; parts that the row lacks come from `before`.
 fn full_name<'s>(object: &'s Object, row: &mut Vec<(&'s Field, Sql)>, before: &[(String, String)]) {
-    let Some(name) = object.field("Name").filter(|field| !field.createable && object.field("LastName").is_some())
-    else {
+    let Some(name) = object.field("Name").filter(|_| object.field("LastName").is_some()) else {
         return;
     };
     let part = |wanted: &str| {
@@ -474,6 +740,23 @@ fn auto_number(format: &str, serial: u64) -> String {
     let Some((before, rest)) = format.split_once('{') else { return serial.to_string() };
     let Some((zeros, after)) = rest.split_once('}') else { return serial.to_string() };
     format!("{before}{serial:0width$}{after}", width = zeros.len())
+}
+
+/// Takes the files out of a row and puts their paths in their place.
+fn take_files(object: &Object, row: &mut [(&Field, Sql)], id: &str) -> Answered<Vec<(String, Vec<u8>)>> {
+    let mut files = Vec::new();
+    for (field, value) in row.iter_mut().filter(|(field, _)| field.kind == Kind::Base64) {
+        if let Sql::Text(text) = value {
+            files.push((field.name.clone(), content::decode(text)?));
+            *text = content::path(object, id, &field.name);
+        }
+    }
+    Ok(files)
+}
+
+/// The refusal of what the caller may not do with an object.
+fn forbidden() -> ApiError {
+    ApiError::new(403, "INSUFFICIENT_ACCESS_OR_READONLY", "insufficient access rights on object id")
 }
 
 /// The refusal of something that is no id of the object.

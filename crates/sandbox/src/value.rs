@@ -150,16 +150,11 @@ fn text_fits(field: &Field, text: &str) -> Answered<String> {
             None => Ok(text.to_owned()),
         },
         Kind::Multipicklist => {
-            let mut chosen: Vec<&str> = text.split(';').map(str::trim).filter(|value| !value.is_empty()).collect();
-            if field.restricted
-                && let Some(stranger) = chosen.iter().find(|value| known(value).is_none())
-            {
-                return Err(outside(stranger));
+            let chosen = field.in_order(text);
+            match chosen.split(';').find(|value| known(value).is_none()) {
+                Some(stranger) if field.restricted => Err(outside(stranger)),
+                _ => Ok(chosen),
             }
-            let place = |value: &str| field.values.iter().position(|known| known.value.eq_ignore_ascii_case(value));
-            chosen.sort_by_key(|value| place(value).unwrap_or(usize::MAX));
-            chosen.dedup();
-            Ok(chosen.join(";"))
         }
         Kind::Email => {
             let plausible = text.split_once('@').is_some_and(|(name, host)| {

@@ -1,40 +1,38 @@
-//! Bulk API 2.0: jobs whose data are files, worked on beside the calls.
+//! Bulk API 2.0.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read as _, Seek as _, SeekFrom};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::rows::{Operation, column, record};
+use super::{BATCH, Jobs, check_operation};
+use crate::caller::Caller;
+use crate::chaos::{Fault, Subject};
 use crate::error::{Answered, ApiError};
 use crate::id;
 use crate::org::{Org, entries};
-use crate::query::{self, Context};
-use crate::rest::{Answer, Call, not_allowed, version_number};
-use crate::schema::{Kind, Object};
-use crate::store::Store;
+use crate::query;
+use crate::rest::{Answer, Call, FilePart, not_allowed, version_number};
 use crate::value::json_time;
 
-/// Rows in one transaction of an ingest job. Source: Bulk API 2.0 guide, internal batches.
-const BATCH: usize = 10_000;
-/// Rows fetched at a time for the results of a query.
-const FETCH: usize = 5_000;
 /// Rows on a page of results unless the client asks for another number.
 const PAGE: usize = 50_000;
-/// Text that clears a field. Source: Bulk API 2.0 guide, "Prepare CSV files".
-const NULL: &str = "#N/A";
+/// Largest data of a job that is made in one call, in characters. Source: Bulk API 2.0 guide, "Create a Job".
+const MAX_INLINE: usize = 100_000;
+/// Jobs on a page of the list.
+const LISTED: usize = 1000;
 
 /// A job.
 #[derive(Debug, Clone)]
-struct Job {
-    id: String,
-    ingest: bool,
-    operation: String,
+pub(super) struct Job {
+    pub(super) id: String,
+    pub(super) ingest: bool,
+    operation: Operation,
     object: String,
-    external_id: Option<String>,
+    caller: Arc<Caller>,
     delimiter: (&'static str, u8),
     crlf: bool,
     version: u32,
@@ -45,35 +43,13 @@ struct Job {
     processed: u64,
     failed: u64,
     /// True once a worker has it.
-    taken: bool,
+    pub(super) taken: bool,
     uploaded: bool,
-}
-
-/// All jobs of the org, with the folder of their files.
-pub(crate) struct Jobs {
-    folder: tempfile::TempDir,
-    all: Mutex<BTreeMap<String, Job>>,
-    created: AtomicU64,
+    /// Milliseconds that it was worked on.
+    milliseconds: u64,
 }
 
 impl Jobs {
-    pub(crate) fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            folder: tempfile::Builder::new().prefix("bridgehead-sandbox-").tempdir()?,
-            all: Mutex::default(),
-            created: AtomicU64::new(0),
-        })
-    }
-
-    /// Returns the number of jobs of a kind.
-    pub(crate) fn count(&self, kind: &str) -> u64 {
-        self.lock().values().filter(|job| job.ingest == (kind == "ingest")).count() as u64
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Job>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn find(&self, id: &str, ingest: bool) -> Answered<Job> {
         let id = id::normal(id).ok_or_else(ApiError::not_found)?;
         self.lock().get(&id).filter(|job| job.ingest == ingest).cloned().ok_or_else(ApiError::not_found)
@@ -85,32 +61,42 @@ impl Jobs {
         }
     }
 
-    fn path(&self, id: &str, part: &str) -> PathBuf {
-        self.folder.path().join(format!("{id}.{part}"))
-    }
-
     fn aborted(&self, id: &str) -> bool {
         self.lock().get(id).is_none_or(|job| job.state == "Aborted")
     }
 }
 
 impl Job {
-    fn json(&self, user: &str) -> Value {
+    /// True for a job that waits for a worker.
+    pub(super) fn is_ready(&self) -> bool {
+        self.state == "UploadComplete" && !self.taken
+    }
+
+    fn json(&self) -> Value {
         let kind = if self.ingest { "ingest" } else { "query" };
         let mut body = json!({
-            "id": self.id, "operation": self.operation, "object": self.object, "createdById": user,
+            "id": self.id, "operation": self.operation.name, "object": self.object, "createdById": self.caller.user_id,
             "createdDate": self.created, "systemModstamp": self.created, "state": self.state,
             "concurrencyMode": "Parallel", "contentType": "CSV", "apiVersion": f64::from(self.version),
             "lineEnding": if self.crlf { "CRLF" } else { "LF" }, "columnDelimiter": self.delimiter.0,
             "jobType": if self.ingest { "V2Ingest" } else { "V2Query" },
-            "numberRecordsProcessed": self.processed, "retries": 0, "totalProcessingTime": 0,
+            "numberRecordsProcessed": self.processed, "retries": 0, "totalProcessingTime": self.milliseconds,
         });
         if self.ingest {
             body["contentUrl"] = json!(format!("services/data/v{}.0/jobs/{kind}/{}/batches", self.version, self.id));
-            body["externalIdFieldName"] = json!(self.external_id);
+            body["externalIdFieldName"] = json!(self.operation.external_id);
             body["numberRecordsFailed"] = json!(self.failed);
-            body["apiActiveProcessingTime"] = json!(0);
+            body["apiActiveProcessingTime"] = json!(self.milliseconds);
             body["apexProcessingTime"] = json!(0);
+        }
+        if !self.ingest {
+            body["isPkChunkingSupported"] = json!(true);
+        }
+        if self.ingest
+            && self.state != "Open"
+            && let Some(body) = body.as_object_mut()
+        {
+            body.remove("contentUrl");
         }
         if let Some(error) = &self.error {
             body["errorMessage"] = json!(error);
@@ -129,12 +115,15 @@ fn delimiter(word: &str) -> Answered<(&'static str, u8)> {
 }
 
 impl Org {
+    /// True for a call whose body goes to a file.
+    pub(crate) fn is_upload(&self, call: &Call) -> bool {
+        upload_job(call).is_some()
+    }
+
     /// Says where the body of an upload goes, if the call is one.
     pub(crate) fn upload_target(&self, call: &Call) -> Option<Answered<PathBuf>> {
         let id = upload_job(call)?;
         Some((|| {
-            crate::server::authorised(self, call)?;
-            self.spend_call()?;
             let job = self.jobs.find(id, true)?;
             if job.state != "Open" || job.uploaded {
                 let message = format!(
@@ -155,26 +144,6 @@ impl Org {
         Answer::empty(201)
     }
 
-    /// Answers a call and sets workers on the jobs that it made ready.
-    pub(crate) fn data_with_jobs(self: &Arc<Self>, call: &Call) -> Answer {
-        let answer = self.data(call);
-        let ready: Vec<String> = {
-            let mut jobs = self.jobs.lock();
-            let ready = jobs.values_mut().filter(|job| job.state == "UploadComplete" && !job.taken);
-            ready
-                .map(|job| {
-                    job.taken = true;
-                    job.id.clone()
-                })
-                .collect()
-        };
-        for id in ready {
-            let org = Arc::clone(self);
-            std::thread::spawn(move || org.work(&id));
-        }
-        answer
-    }
-
     pub(crate) fn jobs(&self, call: &Call, version: &str, kind: &str, rest: &[&str]) -> Answered<Answer> {
         let ingest = kind == "ingest";
         let find = |id: &str| self.jobs.find(id, ingest);
@@ -183,10 +152,10 @@ impl Org {
             ("GET", []) => {
                 let jobs = self.jobs.lock();
                 let records: Vec<Value> =
-                    jobs.values().filter(|job| job.ingest == ingest).map(|job| job.json(&self.user_id)).collect();
+                    jobs.values().rev().filter(|job| job.ingest == ingest).take(LISTED).map(Job::json).collect();
                 Ok(Answer::json(200, &json!({"done": true, "records": records, "nextRecordsUrl": null})))
             }
-            ("GET", [id]) => Ok(Answer::json(200, &find(id)?.json(&self.user_id))),
+            ("GET", [id]) => Ok(Answer::json(200, &find(id)?.json())),
             ("PATCH", [id]) => self.change_state(call, &find(id)?),
             ("DELETE", [id]) => {
                 let job = find(id)?;
@@ -209,8 +178,10 @@ impl Org {
                     "unprocessedrecords" | "unprocessedRecords" => "unprocessed",
                     _ => return Err(ApiError::not_found()),
                 };
-                let body = std::fs::read(self.jobs.path(&find(id)?.id, part)).unwrap_or_default();
-                Ok(csv_answer(body))
+                let path = self.jobs.path(&find(id)?.id, part);
+                let length = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+                let file = (length > 0).then_some(FilePart { path, from: 0, length });
+                Ok(Answer { file, ..csv_answer(Vec::new()) })
             }
             (method, [] | [_]) => Err(not_allowed(method, "DELETE,GET,HEAD,PATCH,POST")),
             _ => Err(ApiError::not_found()),
@@ -218,16 +189,20 @@ impl Org {
     }
 
     fn create_job(&self, call: &Call, version: &str, ingest: bool) -> Answered<Answer> {
-        let body = call.json()?;
+        let (body, data) = read_job(call)?;
         let text = |name: &str| body[name].as_str().unwrap_or_default();
         let operation = text("operation").to_owned();
+        check_operation(&call.caller, &operation)?;
         let mut object = text("object").to_owned();
         let soql = text("query").to_owned();
         if ingest {
-            if !["insert", "update", "upsert", "delete", "hardDelete"].contains(&operation.as_str()) {
+            if operation.starts_with("query") {
                 return Err(ApiError::new(400, "INVALIDOPERATION", format!("operation '{operation}' is not known")));
             }
-            let Some(known) = self.schema.object(&object) else {
+            if !matches!(text("contentType"), "" | "CSV") {
+                return Err(ApiError::new(400, "INVALIDJOB", "InvalidJob : contentType must be CSV"));
+            }
+            let Some(known) = call.caller.schema.object(&object) else {
                 let message = format!("The object '{object}' is not supported by the Bulk API");
                 return Err(ApiError::new(400, "INVALIDENTITY", message));
             };
@@ -244,7 +219,8 @@ impl Org {
             if !["query", "queryAll"].contains(&operation.as_str()) {
                 return Err(ApiError::new(400, "INVALIDOPERATION", format!("operation '{operation}' is not known")));
             }
-            let plan = self.read(|connection| query::compile(self.context(connection, version, false), &soql))?;
+            let plan =
+                self.read(|connection| query::compile(self.context(&call.caller, connection, version, false), &soql))?;
             if !plan.is_flat() {
                 let message = "the query has aggregates, subqueries or compound fields, which Bulk queries cannot have";
                 return Err(ApiError::new(400, "API_ERROR", message));
@@ -252,13 +228,15 @@ impl Org {
             plan.object().clone_into(&mut object);
         }
         let delimiter = delimiter(body["columnDelimiter"].as_str().unwrap_or("COMMA"))?;
-        let mut jobs = self.jobs.lock();
-        let job = Job {
-            id: id::make("750", self.jobs.created.fetch_add(1, Ordering::Relaxed) + 1),
+        let mut job = Job {
+            id: self.jobs.next_id("750"),
             ingest,
-            operation,
+            operation: Operation {
+                name: operation,
+                external_id: body["externalIdFieldName"].as_str().map(str::to_owned),
+            },
             object,
-            external_id: body["externalIdFieldName"].as_str().map(str::to_owned),
+            caller: call.caller.clone(),
             delimiter,
             crlf: text("lineEnding") == "CRLF",
             version: version_number(version),
@@ -270,14 +248,16 @@ impl Org {
             failed: 0,
             taken: false,
             uploaded: false,
+            milliseconds: 0,
         };
-        let answer = Answer::json(200, &job.json(&self.user_id));
-        jobs.insert(job.id.clone(), job);
+        if let Some(data) = data {
+            let failed = |error: std::io::Error| ApiError::new(500, "UNKNOWN_EXCEPTION", error.to_string());
+            std::fs::write(self.jobs.path(&job.id, "upload"), data).map_err(failed)?;
+            (job.uploaded, job.state) = (true, "UploadComplete");
+        }
+        let answer = Answer::json(200, &job.json());
+        self.jobs.lock().insert(job.id.clone(), job);
         Ok(answer)
-    }
-
-    fn context<'o>(&'o self, connection: &'o rusqlite::Connection, version: &'o str, deleted: bool) -> Context<'o> {
-        Context { schema: &self.schema, connection, now: self.now(), version, deleted }
     }
 
     fn change_state(&self, call: &Call, job: &Job) -> Answered<Answer> {
@@ -292,7 +272,7 @@ impl Org {
             }
         };
         self.jobs.change(&job.id, |job| job.state = state);
-        Ok(Answer::json(200, &self.jobs.find(&job.id, job.ingest)?.json(&self.user_id)))
+        Ok(Answer::json(200, &self.jobs.find(&job.id, job.ingest)?.json()))
     }
 
     fn result_page(&self, call: &Call, version: &str, job: &Job) -> Answered<Answer> {
@@ -305,104 +285,96 @@ impl Org {
         }
         let count = call.query.get("maxRecords").and_then(|text| text.parse().ok()).unwrap_or(PAGE).max(1);
         let page = self.page(job, call.query.get("locator").map(String::as_str), count);
-        let (body, rows, next) =
+        let page =
             page.map_err(|error| ApiError::new(400, "INVALIDJOB", format!("the results cannot be read: {error}")))?;
-        Ok(csv_answer(body)
-            .with("sforce-numberofrecords", rows.to_string())
-            .with("sforce-locator", next.map_or_else(|| "null".to_owned(), |offset| format!("{offset:x}"))))
+        let next = page.next.map_or_else(|| "null".to_owned(), locator);
+        let answer = csv_answer(page.header).with("sforce-numberofrecords", page.rows.to_string());
+        Ok(Answer { file: Some(page.part), ..answer.with("sforce-locator", next) })
     }
 
-    /// Reads a page from the results file; a locator is the offset of its first row.
-    fn page(&self, job: &Job, locator: Option<&str>, count: usize) -> std::io::Result<(Vec<u8>, usize, Option<u64>)> {
-        let mut file = BufReader::new(File::open(self.jobs.path(&job.id, "results"))?);
-        let mut reader = csv::ReaderBuilder::new().delimiter(job.delimiter.1).has_headers(false).from_reader(&mut file);
-        let mut record = csv::ByteRecord::new();
-        reader.read_byte_record(&mut record)?;
-        let first = reader.position().byte();
-        let start = match locator {
-            Some(text) => u64::from_str_radix(text, 16).map_err(std::io::Error::other)?,
+    /// Finds a page in the results file; a locator is the offset of its first row.
+    fn page(&self, job: &Job, locator: Option<&str>, count: usize) -> std::io::Result<Page> {
+        let path = self.jobs.path(&job.id, "results");
+        let mut file = BufReader::with_capacity(1 << 16, File::open(&path)?);
+        let first = rows_end(&mut file, job, 1)?.0;
+        let from = match locator {
+            Some(text) => offset(text).ok_or_else(|| std::io::Error::other("the locator is not one of this job"))?,
             None => first,
         };
-        drop(reader);
-        file.seek(SeekFrom::Start(start))?;
-        let mut reader = csv::ReaderBuilder::new().delimiter(job.delimiter.1).has_headers(false).from_reader(&mut file);
-        let mut rows = 0;
-        while rows < count && reader.read_byte_record(&mut record)? {
-            rows += 1;
-        }
-        let length = reader.position().byte();
-        let more = reader.read_byte_record(&mut record)?;
-        drop(reader);
-        let mut body = vec![0; usize::try_from(first).map_err(std::io::Error::other)?];
+        let mut header = vec![0; usize::try_from(first).map_err(std::io::Error::other)?];
         file.seek(SeekFrom::Start(0))?;
-        file.read_exact(&mut body)?;
-        file.seek(SeekFrom::Start(start))?;
-        file.take(length).read_to_end(&mut body)?;
-        Ok((body, rows, more.then_some(start + length)))
+        file.read_exact(&mut header)?;
+        file.seek(SeekFrom::Start(from))?;
+        let (length, rows, more) = rows_end(&mut file, job, count)?;
+        Ok(Page { header, rows, next: more.then_some(from + length), part: FilePart { path, from, length } })
     }
 
     fn result_pages(&self, call: &Call, version: &str, job: &Job) -> Answered<Answer> {
         let link = format!("/services/data/{version}/jobs/query/{}", job.id);
         let mut pages = Vec::new();
-        let mut locator = call.query.get("locator").cloned();
+        let mut at = call.query.get("locator").cloned();
         let mut done = false;
         while pages.len() < 5 && !done {
-            let suffix = locator.as_ref().map_or(String::new(), |locator| format!("?locator={locator}"));
+            let suffix = at.as_ref().map_or(String::new(), |locator| format!("?locator={locator}"));
             pages.push(json!({"resultUrl": format!("{link}/results{suffix}")}));
-            let page = self.page(job, locator.as_deref(), PAGE);
-            let (_, _, next) = page.map_err(|error| ApiError::new(400, "INVALIDJOB", error.to_string()))?;
-            done = next.is_none();
-            locator = next.map(|offset| format!("{offset:x}"));
+            let page = self.page(job, at.as_deref(), PAGE);
+            let page = page.map_err(|error| ApiError::new(400, "INVALIDJOB", error.to_string()))?;
+            done = page.next.is_none();
+            at = page.next.map(locator);
         }
-        let next = if done {
-            Value::Null
-        } else {
-            json!(format!("{link}/resultPages?locator={}", locator.unwrap_or_default()))
-        };
+        let next =
+            if done { Value::Null } else { json!(format!("{link}/resultPages?locator={}", at.unwrap_or_default())) };
         Ok(Answer::json(200, &json!({"resultPages": pages, "nextRecordsUrl": next, "done": done})))
     }
 
     /// Works on a job to its end.
-    fn work(&self, id: &str) {
+    pub(super) fn work(&self, id: &str) {
         let Some(job) = self.jobs.lock().get(id).cloned() else { return };
         self.jobs.change(id, |job| job.state = "InProgress");
-        let result = if job.ingest { self.ingest(&job) } else { self.export(&job) };
-        self.jobs.change(id, |job| match (result, job.state) {
-            (_, "Aborted") => {}
-            (Ok(()), _) => job.state = "JobComplete",
-            (Err(message), _) => {
-                job.state = "Failed";
-                job.error = Some(message);
+        let started = std::time::Instant::now();
+        let subject = Subject { path: "/jobs/", object: &job.object, user: &job.caller.username, ..Subject::default() };
+        let struck = self.chaos.strike(subject, |fault| matches!(fault, Fault::StuckJob | Fault::FailedJob));
+        let result = match struck {
+            Some(Fault::StuckJob) => return,
+            Some(_) => Err("InternalServerError : the job fails on demand".to_owned()),
+            None if job.ingest => self.ingest(&job),
+            None => self.export(&job),
+        };
+        self.jobs.change(id, |job| {
+            job.milliseconds = started.elapsed().as_millis() as u64;
+            match (result, job.state) {
+                (_, "Aborted") => {}
+                (Ok(()), _) => job.state = "JobComplete",
+                (Err(message), _) => {
+                    job.state = "Failed";
+                    job.error = Some(message);
+                }
             }
         });
     }
 
     fn export(&self, job: &Job) -> Result<(), String> {
         let version = format!("v{}.0", job.version);
-        let text = |error: ApiError| format!("{} : {}", error.code, error.message);
-        let deleted = job.operation == "queryAll";
-        let (plan, rows) = self
-            .read(|connection| {
-                let plan = query::compile(self.context(connection, &version, deleted), &job.soql)?;
-                let rows = plan.rows(connection)?;
-                Ok((plan, rows))
-            })
-            .map_err(text)?;
+        let deleted = job.operation.name == "queryAll";
         let file = File::create(self.jobs.path(&job.id, "results")).map_err(|error| error.to_string())?;
         let mut writer = job.writer(file);
-        writer.write_record(plan.csv_header()).map_err(|error| error.to_string())?;
-        for part in rows.chunks(FETCH) {
-            if self.jobs.aborted(&job.id) {
-                return Ok(());
-            }
-            self.read(|connection| plan.csv(connection, part, &mut writer)).map_err(text)?;
-            self.jobs.change(&job.id, |job| job.processed += part.len() as u64);
-        }
+        let exported = self.read(|connection| {
+            let plan = query::compile(self.context(&job.caller, connection, &version, deleted), &job.soql)?;
+            writer.write_record(plan.csv_header()).map_err(|error| {
+                ApiError::new(500, "UNKNOWN_EXCEPTION", format!("results cannot be written: {error}"))
+            })?;
+            plan.export(connection, &mut writer, |rows| {
+                self.pace(rows as usize);
+                self.jobs.change(&job.id, |job| job.processed += rows);
+                !self.jobs.aborted(&job.id)
+            })
+        });
+        exported.map_err(|error| format!("{} : {}", error.code, error.message))?;
         writer.flush().map_err(|error| error.to_string())
     }
 
     fn ingest(&self, job: &Job) -> Result<(), String> {
-        let object = self.schema.object(&job.object).ok_or("InvalidEntity")?;
+        let object = job.caller.schema.object(&job.object).ok_or("InvalidEntity")?;
         let file = File::open(self.jobs.path(&job.id, "upload")).map_err(|_| "InvalidBatch : no data was uploaded")?;
         check_line_ending(&self.jobs.path(&job.id, "upload"), job.crlf)?;
         let mut reader =
@@ -433,12 +405,9 @@ impl Org {
                 }
                 continue;
             }
-            let outcomes = self.write(|store| {
-                Ok(batch
-                    .iter()
-                    .map(|row| store.atomically(|store| job.write(store, object, &columns, row)))
-                    .collect::<Vec<_>>())
-            });
+            let records: Vec<Map<String, Value>> = batch.iter().map(|row| record(&columns, row.iter())).collect();
+            self.jobs.batches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let outcomes = self.write_batch(&job.caller, &job.operation, object, &records);
             let outcomes = outcomes.map_err(|error| error.message)?;
             let mut refused = 0;
             for (row, outcome) in batch.iter().zip(outcomes) {
@@ -449,8 +418,7 @@ impl Org {
                     }
                     Err(error) => {
                         refused += 1;
-                        let message = format!("{}:{}:{} --", error.code, error.message, error.fields.join(","));
-                        let message = message.replace(": --", ":--");
+                        let message = error_text(error);
                         failed.write_record(["", &message].into_iter().chain(row.iter()))
                     }
                 };
@@ -460,7 +428,9 @@ impl Org {
                 job.processed += batch.len() as u64;
                 job.failed += refused;
             });
-            if self.faults.aborts_job() {
+            let subject =
+                Subject { path: "/jobs/", object: &job.object, user: &job.caller.username, ..Subject::default() };
+            if self.chaos.strike(subject, |fault| *fault == Fault::AbortedJob).is_some() {
                 self.jobs.change(&job.id, |job| job.state = "Aborted");
             }
         }
@@ -480,89 +450,62 @@ impl Job {
             .terminator(ending)
             .from_writer(BufWriter::with_capacity(1 << 16, file))
     }
+}
 
-    /// Writes one row; returns the id of the record and whether it is new.
-    fn write(
-        &self,
-        store: &mut Store<'_>,
-        object: &Object,
-        columns: &[Column],
-        row: &csv::StringRecord,
-    ) -> Answered<(String, bool)> {
-        let mut values = Map::new();
-        for (column, cell) in columns.iter().zip(row.iter()) {
-            if cell.is_empty() {
-                continue;
-            }
-            let value = if cell == NULL { Value::Null } else { Value::String(cell.to_owned()) };
-            match column {
-                Column::Field(name) => values.insert(name.clone(), value),
-                Column::Parent { relationship, key, target } => {
-                    let mut parent = json!({key: value});
-                    if let Some(target) = target {
-                        parent["attributes"] = json!({"type": target});
-                    }
-                    values.insert(relationship.clone(), if cell == NULL { Value::Null } else { parent })
-                }
-            };
-        }
-        let missing = |name: &str| ApiError::new(400, "MISSING_ARGUMENT", format!("{name} not specified"));
-        // Bulk has its own code for a value of the wrong type.
-        let bulk = |mut error: ApiError| {
-            if error.code == "JSON_PARSER_ERROR" {
-                "INVALID_TYPE_ON_FIELD_IN_RECORD".clone_into(&mut error.code);
-                let field = error.fields.first().and_then(|name| object.field(name));
-                let label = field.map_or("", |field| field.label.as_str());
-                let value = field.and_then(|field| values_text(&values, &field.name)).unwrap_or_default();
-                error.message = format!("{label}: value not of required type: {value}");
-            }
-            error
-        };
-        match self.operation.as_str() {
-            "insert" => Ok((store.insert(object, &values).map_err(bulk)?, true)),
-            "upsert" => {
-                let key =
-                    self.external_id.as_deref().and_then(|name| object.field(name)).ok_or_else(ApiError::not_found)?;
-                let mut rest = values.clone();
-                let value = rest.remove(&key.name).unwrap_or_default();
-                if value.is_null() && key.kind != Kind::Id {
-                    return Err(missing(&key.name));
-                }
-                store.upsert(object, key, &value, &rest).map_err(bulk)
-            }
-            operation => {
-                let mut rest = values.clone();
-                let id =
-                    rest.remove("Id").and_then(|id| id.as_str().map(str::to_owned)).ok_or_else(|| missing("Id"))?;
-                match operation {
-                    "update" => store.update(object, &id, &rest).map_err(bulk)?,
-                    _ => store.delete(object, &id, operation == "hardDelete")?,
-                }
-                Ok((id, false))
-            }
-        }
+/// Returns a refusal as result files tell it.
+pub(super) fn error_text(error: &ApiError) -> String {
+    format!("{}:{}:{} --", error.code, error.message, error.fields.join(",")).replace(": --", ":--")
+}
+
+/// A page of results.
+struct Page {
+    header: Vec<u8>,
+    rows: usize,
+    next: Option<u64>,
+    part: FilePart,
+}
+
+/// Reads so many rows; returns the bytes that they take, how many there were, and whether more follow.
+fn rows_end(file: &mut BufReader<File>, job: &Job, count: usize) -> std::io::Result<(u64, usize, bool)> {
+    let mut reader = csv::ReaderBuilder::new().delimiter(job.delimiter.1).has_headers(false).from_reader(file);
+    let mut record = csv::ByteRecord::new();
+    let mut rows = 0;
+    while rows < count && reader.read_byte_record(&mut record)? {
+        rows += 1;
     }
+    let length = reader.position().byte();
+    Ok((length, rows, reader.read_byte_record(&mut record)?))
 }
 
-fn values_text(values: &Map<String, Value>, name: &str) -> Option<String> {
-    Some(values.get(name)?.as_str()?.to_owned())
+/// Returns the locator of an offset: opaque, and never a number that a client might count up.
+fn locator(offset: u64) -> String {
+    base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, offset.to_string())
 }
 
-/// What a column of an upload is for.
-enum Column {
-    Field(String),
-    Parent { relationship: String, key: String, target: Option<String> },
+fn offset(locator: &str) -> Option<u64> {
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, locator).ok()?;
+    String::from_utf8(bytes).ok()?.parse().ok()
 }
 
-fn column(object: &Object, header: &str) -> Result<Column, String> {
-    let unknown = || format!("InvalidBatch : Field name not found : {header}");
-    if let Some(field) = object.field(header) {
-        return Ok(Column::Field(field.name.clone()));
+/// Reads the description of a job, and its data if they come in the same call.
+fn read_job(call: &Call) -> Answered<(Value, Option<Vec<u8>>)> {
+    let kind = call.header("content-type").unwrap_or_default();
+    let Some(boundary) = kind.strip_prefix("multipart/form-data").and_then(|rest| rest.split_once("boundary=")) else {
+        return Ok((call.json()?, None));
+    };
+    let wrong = |message: &str| ApiError::new(400, "INVALIDJOB", format!("InvalidJob : {message}"));
+    let parts = crate::rest::parts(&call.body, boundary.1.trim_matches('"'))
+        .ok_or_else(|| wrong("the parts are not complete"))?;
+    let find = |name: &str| {
+        let part = parts.iter().find(|(headers, _)| crate::rest::disposition(headers, "name").as_deref() == Some(name));
+        part.map(|(_, content)| *content).ok_or_else(|| wrong(&format!("part {name} is missing")))
+    };
+    let body = serde_json::from_slice(find("job")?).map_err(|error| wrong(&error.to_string()))?;
+    let data = find("content")?;
+    if data.len() > MAX_INLINE {
+        return Err(wrong("the data of a multipart request may hold 100,000 characters"));
     }
-    let (path, key) = header.rsplit_once('.').ok_or_else(unknown)?;
-    let (target, relationship) = path.split_once(':').map_or((None, path), |(target, path)| (Some(target), path));
-    object.parent(relationship).ok_or_else(unknown)?;
-    Ok(Column::Parent { relationship: relationship.to_owned(), key: key.to_owned(), target: target.map(str::to_owned) })
+    Ok((body, Some(data.to_vec())))
 }
 
 /// Refuses a file whose header line ends otherwise than the job said.
@@ -587,5 +530,5 @@ fn upload_job(call: &Call) -> Option<&str> {
 }
 
 fn csv_answer(body: Vec<u8>) -> Answer {
-    Answer { status: 200, headers: vec![("content-type", "text/csv;charset=UTF-8".to_owned())], body }
+    Answer::bytes(200, "text/csv;charset=UTF-8", body)
 }

@@ -1,15 +1,10 @@
 //! Clients that we did not write, at work against the sandbox: their scripts are in `tests/clients/`.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use sandbox::{Config, Sandbox};
 
-use crate::Failed;
-
-fn here(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
-}
+use crate::{Failed, here};
 
 fn setting(name: &str) -> Result<String, Failed> {
     Ok(std::env::var(name).map_err(|_| format!("{name} is not set; `cargo xtask test` installs the clients"))?)

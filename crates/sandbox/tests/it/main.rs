@@ -1,6 +1,7 @@
 //! The sandbox over its port, called as any client would.
 
 mod clients;
+mod soql;
 
 use std::path::PathBuf;
 
@@ -45,6 +46,11 @@ impl Client {
         let request = self.http.get(format!("{}/query", self.base)).query(&[("q", soql)]).bearer_auth(&self.token);
         Ok(request.send().await?.json().await?)
     }
+}
+
+/// A file of this crate.
+fn here(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 fn project(name: &str) -> PathBuf {

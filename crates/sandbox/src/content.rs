@@ -65,8 +65,8 @@ impl Store<'_> {
         let checksum: String = Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         self.connection.execute("UPDATE ContentVersion SET IsLatest=0 WHERE ContentDocumentId=?", [&document])?;
         let number: i64 = self.connection.query_row(
-            "SELECT COUNT(*)+1 FROM ContentVersion WHERE ContentDocumentId=?",
-            [&document],
+            "SELECT COUNT(*)+1 FROM ContentVersion WHERE ContentDocumentId=? AND Id<>?",
+            [document.as_str(), id],
             |row| row.get(0),
         )?;
         self.connection.execute(

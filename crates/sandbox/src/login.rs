@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::definition::{App, Flow};
@@ -11,9 +11,12 @@ use crate::org::Org;
 use crate::rest::{Answer, Call, form};
 use crate::xml::escape;
 
+/// All but what stands for itself everywhere in a URL.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// Returns text as a URL takes it.
 pub(crate) fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// Returns a whole page; `body` is HTML.

@@ -165,6 +165,20 @@ async fn handle(State(org): State<Arc<Org>>, ConnectInfo(peer): ConnectInfo<Sock
     if let Some(method) = call.query.get("_HttpMethod").filter(|_| call.method == "POST") {
         call.method = method.to_uppercase();
     }
+    // Paths may say their format: `/services/data/v66.0/limits.json`.
+    if let [services, data, .., last] = call.path.as_mut_slice()
+        && services == "services"
+        && data == "data"
+        && let Some((stem, format @ ("json" | "xml"))) = last.rsplit_once('.')
+    {
+        let accept = format!("application/{format}");
+        *last = stem.to_owned();
+        call.headers.insert("accept".to_owned(), accept);
+    }
+    let head = call.method == "HEAD";
+    if head {
+        "GET".clone_into(&mut call.method);
+    }
     let of_api = call.path.first().is_some_and(|step| step == "services" || step == "id");
     if of_api && let Some(broken) = edge(&org, &call, target).await {
         return broken;
@@ -183,7 +197,7 @@ async fn handle(State(org): State<Arc<Org>>, ConnectInfo(peer): ConnectInfo<Sock
     if of_api {
         org.journal.note(&call, target, &answer, started.elapsed());
     }
-    if call.method == "HEAD" {
+    if head {
         (answer.body, answer.file) = (Vec::new(), None);
     }
     let spoil =
@@ -278,14 +292,6 @@ fn answer(org: &Arc<Org>, call: &Call, from: IpAddr) -> Answer {
     let mut call = call.clone();
     let path = call.path.clone();
     let steps: Vec<&str> = path.iter().map(String::as_str).collect();
-    // Paths may say their format: `/services/data/v66.0/limits.json`.
-    if let ["services", "data", .., last] = steps.as_slice()
-        && let Some((stem, format @ ("json" | "xml"))) = last.rsplit_once('.')
-        && let Some(step) = call.path.last_mut()
-    {
-        stem.clone_into(step);
-        call.headers.insert("accept".to_owned(), format!("application/{format}"));
-    }
     let call = &mut call;
     match steps.as_slice() {
         ["services", "data"] => Answer::json(200, &versions()),

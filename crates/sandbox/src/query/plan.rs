@@ -380,6 +380,12 @@ fn attributes(context: Context<'_>, object: &str, id: &str) -> Value {
 fn fill(context: Context<'_>, slots: &[Slot], row: &Row<'_>, record: &mut Map<String, Value>) -> Answered<()> {
     for slot in slots {
         let (key, value) = match slot {
+            // A file is told by its path.
+            Slot::Value { key, column, kind: Kind::Base64 } => {
+                let path: Option<String> = row.get(column + 1)?;
+                let full = path.map(|path| format!("/services/data/{}{path}", context.version));
+                (key, full.map_or(Value::Null, Value::String))
+            }
             Slot::Value { key, column, kind } => (key, json_value(*kind, row.get_ref(column + 1)?)),
             Slot::Address { key, parts } => {
                 let mut address = Map::new();

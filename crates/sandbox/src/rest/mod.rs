@@ -175,7 +175,7 @@ impl Org {
             return Ok(Answer::json(200, &versions()));
         };
         about::check_version(version)?;
-        let method = if call.method == "HEAD" { "GET" } else { call.method.as_str() };
+        let method = call.method.as_str();
         // The Tooling API has the same resources; its own objects are among the others.
         let resource = if let ["tooling", rest @ ..] = resource { rest } else { resource };
         match (method, resource) {

@@ -1,6 +1,12 @@
 //! The sandbox over its port, called as any client would.
 
+mod bulk;
+mod chaos;
 mod clients;
+mod desk;
+mod oauth;
+mod rest;
+mod rules;
 mod soql;
 
 use std::path::PathBuf;
@@ -40,6 +46,40 @@ impl Client {
         let status = answer.status().as_u16();
         let text = answer.text().await?;
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    /// Calls with headers, any path of the server and any body; returns status, headers and bytes.
+    async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> Result<(u16, reqwest::header::HeaderMap, Vec<u8>), Failed> {
+        let url = if path.starts_with("/services/")
+            || path == "/"
+            || path.starts_with("/sandbox")
+            || path.starts_with("/id/")
+        {
+            format!("{}{path}", self.base.split("/services").next().unwrap_or_default())
+        } else {
+            format!("{}{path}", self.base)
+        };
+        let mut request = self.http.request(method.parse()?, url).bearer_auth(&self.token).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await?;
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        Ok((status, headers, answer.bytes().await?.to_vec()))
+    }
+
+    async fn create(&self, object: &str, record: Value) -> Result<String, Failed> {
+        let (status, made) = self.call("POST", &format!("/sobjects/{object}"), Some(&record)).await?;
+        if status != 201 {
+            return Err(format!("{object} {record}: {made}").into());
+        }
+        Ok(made["id"].as_str().unwrap_or_default().to_owned())
     }
 
     async fn query(&self, soql: &str) -> Result<Value, Failed> {

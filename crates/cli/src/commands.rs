@@ -1,7 +1,6 @@
 //! The commands that work on a project.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use comfy_table::Table;
@@ -320,19 +319,6 @@ pub(crate) fn drop_letter(project: &Project, id: i64) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(Class::Mapping, format!("there is no dead letter {id}")))
-}
-
-pub(crate) async fn sandbox(port: u16, projects: Vec<PathBuf>, file: Option<PathBuf>) -> Result<(), Failure> {
-    let config = sandbox::Config { port, projects, file, ..sandbox::Config::default() };
-    let org = sandbox::Sandbox::start(config).await.map_err(|error| Failure::from_error(Class::Mapping, &error))?;
-    println!("A Salesforce org for one machine listens at {}", org.url());
-    println!("OAuth client credentials: client_id {}, client_secret sandbox-secret. Ctrl-C stops it.", org.client_id());
-    for note in org.notes() {
-        println!("note: {note}");
-    }
-    let _ = tokio::signal::ctrl_c().await;
-    org.stop().await;
-    Ok(())
 }
 
 pub(crate) fn schema(what: crate::Schema) -> Result<(), Failure> {

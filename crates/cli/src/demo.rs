@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Instant;
 
+use ::sandbox::Sandbox;
 use engine::Options;
 use model::Class;
 use rusqlite::Connection;
 use salesforce::{Client, Credentials, Settings, collections};
-use sandbox::Sandbox;
 use serde_json::{Map, Value, json};
 
 use crate::project::Project;
@@ -74,10 +74,10 @@ fn lay_out(folder: &Path) -> Result<(), Failure> {
 pub(crate) async fn demo(folder: &Path, keep: bool) -> Result<(), Failure> {
     let begun = Instant::now();
     lay_out(folder)?;
-    let config = sandbox::Config {
+    let config = ::sandbox::Config {
         projects: vec![folder.join("org")],
         file: Some(folder.join("org.db")),
-        ..sandbox::Config::default()
+        ..::sandbox::Config::default()
     };
     let org = Sandbox::start(config).await.map_err(|error| broken(&error))?;
     println!("A bicycle maker. Customers live in a Salesforce org, products and orders in the ERP.\n");

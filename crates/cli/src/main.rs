@@ -4,6 +4,7 @@ mod commands;
 mod config;
 mod demo;
 mod project;
+mod sandbox;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,18 +67,8 @@ enum Command {
     /// Look after changes that could not be applied.
     #[command(subcommand)]
     DeadLetters(Letters),
-    /// Start a local Salesforce org.
-    Sandbox {
-        /// Port on 127.0.0.1; 0 takes any free one.
-        #[arg(long, default_value_t = 8765)]
-        port: u16,
-        /// Salesforce DX project whose objects it has; may be given more than once.
-        #[arg(long = "project", value_name = "DIR")]
-        projects: Vec<PathBuf>,
-        /// File that keeps its records; in memory if not given.
-        #[arg(long)]
-        file: Option<PathBuf>,
-    },
+    /// Start a local Salesforce org, or look after one.
+    Sandbox(sandbox::Arguments),
     /// Print the JSON Schema of the project's files, for editors.
     Schema {
         /// Which file.
@@ -225,7 +216,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::DeadLetters(Letters::Show { id }) => commands::show_letter(&open()?, id),
         Command::DeadLetters(Letters::Replay { sync }) => commands::replay(&open()?, &sync).await,
         Command::DeadLetters(Letters::Drop { id }) => commands::drop_letter(&open()?, id),
-        Command::Sandbox { port, projects, file } => commands::sandbox(port, projects, file).await,
+        Command::Sandbox(arguments) => sandbox::run(arguments).await,
         Command::Schema { what } => commands::schema(what),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "bridgehead", &mut std::io::stdout());

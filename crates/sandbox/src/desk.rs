@@ -187,7 +187,7 @@ impl Org {
             .map(|entry| {
                 let class = if entry.status >= 400 { " class=\"bad\"" } else { "" };
                 format!(
-                    "<tr{class}><td class=\"n\">{}</td><td>{}</td><td><a href=\"/sandbox/calls/{}\">{}</a></td><td class=\"n\">{} ms</td><td>{}</td></tr>",
+                    "<tr{class}><td class=\"n\">{}</td><td>{}</td><td class=\"long\"><a href=\"/sandbox/calls/{}\">{}</a></td><td class=\"n\">{} ms</td><td>{}</td></tr>",
                     entry.status,
                     escape(&entry.method),
                     entry.number,
@@ -205,7 +205,7 @@ impl Org {
                 let shown = serde_json::to_string(&rule.fault).unwrap_or_default();
                 let left = rule.count.map_or_else(|| "no end".to_owned(), |count| count.to_string());
                 format!(
-                    "<tr><td><code>{}</code></td><td class=\"n\">{}</td><td>{left}</td><td class=\"n\">{}</td>\
+                    "<tr><td class=\"long\"><code>{}</code></td><td class=\"n\">{}</td><td>{left}</td><td class=\"n\">{}</td>\
                      <td><button data-delete=\"/sandbox/api/chaos/{}\">Remove</button></td></tr>",
                     escape(&shown),
                     rule.probability,
@@ -232,14 +232,14 @@ impl Org {
         let body = format!(
             "<section><h2>Limits</h2><p>{used} of {of} API calls today. <progress max=\"{of}\" value=\"{used}\"></progress></p>\
              <p>The org's clock says {}.</p></section>\
-             <section><h2>Objects</h2><div class=\"wide\"><table><thead><tr><th>Object</th><th>Label</th><th>Records</th></tr></thead><tbody>{objects}</tbody></table></div></section>\
+             <section><h2>Objects</h2><div class=\"wide\"><table><thead><tr><th>Object</th><th>Label</th><th class=\"n\">Records</th></tr></thead><tbody>{objects}</tbody></table></div></section>\
              <section><h2>Misbehaviour</h2><form id=\"chaos\"><label>What <select name=\"kind\">{options}</select></label>\
              <label>How likely <input name=\"probability\" type=\"number\" min=\"0\" max=\"1\" step=\"0.05\" value=\"1\"></label>\
              <label>How often <input name=\"count\" type=\"number\" min=\"1\" placeholder=\"no end\"></label>\
              <label>Path has <input name=\"path\" placeholder=\"any\"></label><button>Add</button></form>\
              <p id=\"said\" role=\"status\"></p>\
-             <div class=\"wide\"><table><thead><tr><th>Fault</th><th>Likely</th><th>Left</th><th>Hits</th><th></th></tr></thead><tbody>{}</tbody></table></div></section>\
-             <section><h2>Last calls</h2><div class=\"wide\"><table><thead><tr><th>Status</th><th>Method</th><th>Call</th><th>Took</th><th>User</th></tr></thead><tbody>{}</tbody></table></div></section>",
+             <div class=\"wide\"><table><thead><tr><th>Fault</th><th class=\"n\">Likely</th><th>Left</th><th class=\"n\">Hits</th><th></th></tr></thead><tbody>{}</tbody></table></div></section>\
+             <section><h2>Last calls</h2><div class=\"wide\"><table><thead><tr><th class=\"n\">Status</th><th>Method</th><th>Call</th><th class=\"n\">Took</th><th>User</th></tr></thead><tbody>{}</tbody></table></div></section>",
             crate::value::json_time(self.now()),
             or_nothing(&rules, 5, "Everything goes well."),
             or_nothing(&calls, 5, "No calls yet."),

@@ -24,6 +24,7 @@ mod caller;
 mod chaos;
 mod composite;
 mod content;
+mod csv_out;
 mod dates;
 pub mod definition;
 mod describe;

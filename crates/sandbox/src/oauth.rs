@@ -69,6 +69,8 @@ pub(crate) struct Issue {
     pub(crate) refresh: Option<String>,
     family: Option<String>,
     nonce: Option<String>,
+    /// True for flows that say who the user is.
+    identifies: bool,
 }
 
 /// What signing in remembers.
@@ -422,7 +424,11 @@ impl Org {
             }
         }
         let caller = self.caller(&code.username)?;
-        let issue = Issue { nonce: code.nonce, ..self.first_refresh_token(app, &code.username, &code.scopes) };
+        let issue = Issue {
+            nonce: code.nonce,
+            identifies: true,
+            ..self.first_refresh_token(app, &code.username, &code.scopes)
+        };
         Ok(self.granted(app, caller, code.scopes, issue))
     }
 
@@ -443,7 +449,7 @@ impl Org {
             used: now,
         };
         self.sign_in.memory().refresh.insert(token.clone(), made);
-        Issue { refresh: Some(token), family: Some(family), nonce: None }
+        Issue { refresh: Some(token), family: Some(family), ..Issue::default() }
     }
 
     /// With rotation each refresh token is good once; showing an old one again ends its whole family.
@@ -475,7 +481,7 @@ impl Org {
             (known, next)
         };
         let caller = self.caller(&known.username)?;
-        let issue = Issue { refresh: next, family: Some(known.family), nonce: None };
+        let issue = Issue { refresh: next, family: Some(known.family), ..Issue::default() };
         Ok(self.granted(app, caller, known.scopes, issue))
     }
 
@@ -488,7 +494,7 @@ impl Org {
         let caller = self.caller(subject).map_err(|_| Refusal::grant("user hasn't approved this consumer"))?;
         self.check_approval(app, &caller)?;
         let scopes = allowed_scopes(app, scope)?;
-        let mut body = self.granted(app, caller, scopes, Issue::default());
+        let mut body = self.granted(app, caller, scopes, Issue { identifies: true, ..Issue::default() });
         body["issued_token_type"] = json!("urn:ietf:params:oauth:token-type:access_token");
         Ok(body)
     }
@@ -538,7 +544,7 @@ impl Org {
         if let Some(refresh) = &issue.refresh {
             body["refresh_token"] = json!(refresh);
         }
-        if scopes.iter().any(|scope| scope == "openid") {
+        if issue.identifies && scopes.iter().any(|scope| scope == "openid") {
             body["id_token"] = json!(self.id_token(app, &caller, &identity, issue.nonce));
         }
         let session = Session {

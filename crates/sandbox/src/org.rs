@@ -182,7 +182,7 @@ impl Org {
         let connection = Connection::open(&file)?;
         connection.set_prepared_statement_cache_capacity(256);
         connection.execute_batch(&format!(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous={safety}; PRAGMA cache_size=-65536; PRAGMA temp_store=MEMORY"
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous={safety}; PRAGMA cache_size=-65536"
         ))?;
         sql::equip(&connection)?;
         connection.execute_batch("BEGIN")?;
@@ -318,7 +318,7 @@ impl Org {
             connection
         } else {
             let connection = Connection::open(&self.file)?;
-            connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY")?;
+            connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-16384")?;
             sql::equip(&connection)?;
             connection
         };

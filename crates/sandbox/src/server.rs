@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
+use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 
@@ -29,7 +30,7 @@ const MAX_UPLOAD: u64 = 150_000_000;
 /// Longest target line, in bytes. Source: URI length limit of the platform (unverified).
 const MAX_TARGET: usize = 16_384;
 /// Bytes of a file that are sent at a time.
-const PIECE: usize = 1 << 16;
+const PIECE: usize = 1 << 18;
 
 /// A running local org; it stops when this is dropped.
 pub struct Sandbox {
@@ -56,7 +57,7 @@ impl Sandbox {
         let router = axum::Router::new()
             .fallback(handle)
             .with_state(org.clone())
-            .layer(CompressionLayer::new())
+            .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
             .layer(RequestDecompressionLayer::new())
             .into_make_service_with_connect_info::<SocketAddr>();
         let stopped = stop.clone().cancelled_owned();
@@ -186,12 +187,21 @@ async fn handle(State(org): State<Arc<Org>>, ConnectInfo(peer): ConnectInfo<Sock
     let answer = if let Some(answer) = take_body(&org, &mut call, body).await {
         answer
     } else {
-        let (worker, own) = (org.clone(), call.clone());
-        let done = tokio::task::spawn_blocking(move || answer(&worker, &own, peer.ip())).await;
-        done.unwrap_or_else(|error| {
-            tracing::error!(%error, "a call failed");
-            ApiError::new(500, "UNKNOWN_EXCEPTION", "An unexpected error occurred.").into()
-        })
+        let (worker, mut own) = (org.clone(), call.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            let answer = answer(&worker, &mut own, peer.ip());
+            (answer, own.caller)
+        });
+        match done.await {
+            Ok((answer, caller)) => {
+                call.caller = caller;
+                answer
+            }
+            Err(error) => {
+                tracing::error!(%error, "a call failed");
+                ApiError::new(500, "UNKNOWN_EXCEPTION", "An unexpected error occurred.").into()
+            }
+        }
     };
     let mut answer = in_wanted_form(&call, answer);
     if of_api {
@@ -288,11 +298,9 @@ fn lower(headers: &HeaderMap) -> HashMap<String, String> {
 }
 
 /// Answers a call whose body is read; blocks on the org's records.
-fn answer(org: &Arc<Org>, call: &Call, from: IpAddr) -> Answer {
-    let mut call = call.clone();
+fn answer(org: &Arc<Org>, call: &mut Call, from: IpAddr) -> Answer {
     let path = call.path.clone();
     let steps: Vec<&str> = path.iter().map(String::as_str).collect();
-    let call = &mut call;
     match steps.as_slice() {
         ["services", "data"] => Answer::json(200, &versions()),
         ["services", "oauth2", "token"] => org.token(&fields(call), basic(call), from),

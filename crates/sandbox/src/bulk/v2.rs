@@ -11,6 +11,7 @@ use super::rows::{Operation, column, record};
 use super::{BATCH, Jobs, check_operation};
 use crate::caller::Caller;
 use crate::chaos::{Fault, Subject};
+use crate::csv_out::{Csv, Places};
 use crate::error::{Answered, ApiError};
 use crate::id;
 use crate::org::{Org, entries};
@@ -19,7 +20,7 @@ use crate::rest::{Answer, Call, FilePart, not_allowed, version_number};
 use crate::value::json_time;
 
 /// Rows on a page of results unless the client asks for another number.
-const PAGE: usize = 50_000;
+const PAGE: u64 = 50_000;
 /// Largest data of a job that is made in one call, in characters. Source: Bulk API 2.0 guide, "Create a Job".
 const MAX_INLINE: usize = 100_000;
 /// Jobs on a page of the list.
@@ -45,6 +46,8 @@ pub(super) struct Job {
     /// True once a worker has it.
     pub(super) taken: bool,
     uploaded: bool,
+    /// Where the rows of the results begin.
+    places: Arc<Places>,
     /// Milliseconds that it was worked on.
     milliseconds: u64,
 }
@@ -248,6 +251,7 @@ impl Org {
             failed: 0,
             taken: false,
             uploaded: false,
+            places: Arc::default(),
             milliseconds: 0,
         };
         if let Some(data) = data {
@@ -292,21 +296,26 @@ impl Org {
         Ok(Answer { file: Some(page.part), ..answer.with("sforce-locator", next) })
     }
 
-    /// Finds a page in the results file; a locator is the offset of its first row.
-    fn page(&self, job: &Job, locator: Option<&str>, count: usize) -> std::io::Result<Page> {
+    /// Finds a page in the results file; a locator is the number of its first row.
+    fn page(&self, job: &Job, locator: Option<&str>, count: u64) -> std::io::Result<Page> {
         let path = self.jobs.path(&job.id, "results");
-        let mut file = BufReader::with_capacity(1 << 16, File::open(&path)?);
-        let first = rows_end(&mut file, job, 1)?.0;
-        let from = match locator {
-            Some(text) => offset(text).ok_or_else(|| std::io::Error::other("the locator is not one of this job"))?,
-            None => first,
+        let places = &job.places;
+        let first = match locator {
+            Some(text) => {
+                let row = row_of(text).filter(|row| *row < places.rows);
+                row.ok_or_else(|| std::io::Error::other("the locator is not one of this job"))?
+            }
+            None => 0,
         };
-        let mut header = vec![0; usize::try_from(first).map_err(std::io::Error::other)?];
-        file.seek(SeekFrom::Start(0))?;
+        let end = first.saturating_add(count).min(places.rows);
+        let mut file = BufReader::with_capacity(1 << 16, File::open(&path)?);
+        let mut header = vec![0; usize::try_from(places.header).map_err(std::io::Error::other)?];
         file.read_exact(&mut header)?;
-        file.seek(SeekFrom::Start(from))?;
-        let (length, rows, more) = rows_end(&mut file, job, count)?;
-        Ok(Page { header, rows, next: more.then_some(from + length), part: FilePart { path, from, length } })
+        let from = row_offset(&mut file, job, first)?;
+        let length =
+            if end == places.rows { file.get_ref().metadata()?.len() } else { row_offset(&mut file, job, end)? } - from;
+        let next = (end < places.rows).then_some(end);
+        Ok(Page { header, rows: end - first, next, part: FilePart { path, from, length } })
     }
 
     fn result_pages(&self, call: &Call, version: &str, job: &Job) -> Answered<Answer> {
@@ -357,20 +366,20 @@ impl Org {
         let version = format!("v{}.0", job.version);
         let deleted = job.operation.name == "queryAll";
         let file = File::create(self.jobs.path(&job.id, "results")).map_err(|error| error.to_string())?;
-        let mut writer = job.writer(file);
+        let mut csv = Csv::new(file, job.delimiter.1, job.crlf);
         let exported = self.read(|connection| {
             let plan = query::compile(self.context(&job.caller, connection, &version, deleted), &job.soql)?;
-            writer.write_record(plan.csv_header()).map_err(|error| {
-                ApiError::new(500, "UNKNOWN_EXCEPTION", format!("results cannot be written: {error}"))
-            })?;
-            plan.export(connection, &mut writer, |rows| {
+            csv.header(&plan.csv_header()).map_err(query::unwritable)?;
+            plan.export(connection, &mut csv, |rows| {
                 self.pace(rows as usize);
                 self.jobs.change(&job.id, |job| job.processed += rows);
                 !self.jobs.aborted(&job.id)
             })
         });
         exported.map_err(|error| format!("{} : {}", error.code, error.message))?;
-        writer.flush().map_err(|error| error.to_string())
+        let places = csv.finish().map_err(|error| error.to_string())?;
+        self.jobs.change(&job.id, |job| job.places = Arc::new(places));
+        Ok(())
     }
 
     fn ingest(&self, job: &Job) -> Result<(), String> {
@@ -460,29 +469,29 @@ pub(super) fn error_text(error: &ApiError) -> String {
 /// A page of results.
 struct Page {
     header: Vec<u8>,
-    rows: usize,
+    rows: u64,
     next: Option<u64>,
     part: FilePart,
 }
 
-/// Reads so many rows; returns the bytes that they take, how many there were, and whether more follow.
-fn rows_end(file: &mut BufReader<File>, job: &Job, count: usize) -> std::io::Result<(u64, usize, bool)> {
+/// Returns where a row begins, by reading on from a place that is known.
+fn row_offset(file: &mut BufReader<File>, job: &Job, row: u64) -> std::io::Result<u64> {
+    let (offset, mut at) = job.places.before(row);
+    file.seek(SeekFrom::Start(offset))?;
     let mut reader = csv::ReaderBuilder::new().delimiter(job.delimiter.1).has_headers(false).from_reader(file);
     let mut record = csv::ByteRecord::new();
-    let mut rows = 0;
-    while rows < count && reader.read_byte_record(&mut record)? {
-        rows += 1;
+    while at < row && reader.read_byte_record(&mut record)? {
+        at += 1;
     }
-    let length = reader.position().byte();
-    Ok((length, rows, reader.read_byte_record(&mut record)?))
+    Ok(offset + reader.position().byte())
 }
 
-/// Returns the locator of an offset: opaque, and never a number that a client might count up.
-fn locator(offset: u64) -> String {
-    base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, offset.to_string())
+/// Returns the locator of a row. Source: recorded locators, which are such numbers in base64.
+fn locator(row: u64) -> String {
+    base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, row.to_string())
 }
 
-fn offset(locator: &str) -> Option<u64> {
+fn row_of(locator: &str) -> Option<u64> {
     let bytes = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, locator).ok()?;
     String::from_utf8(bytes).ok()?.parse().ok()
 }

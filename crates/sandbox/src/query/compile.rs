@@ -314,7 +314,8 @@ impl<'o> Compiler<'o> {
                 return Err(Failure::at(expr.offset(), "MALFORMED_QUERY", format!("duplicate alias: {key}")));
             }
             columns.push(operand.sql);
-            slots.push(Slot::Value { key, column: columns.len() - 1, kind: operand.kind });
+            let written = (!matches!(expr, Expr::Field(_))).then(|| expr.to_string());
+            slots.push(Slot::Value { key, column: columns.len() - 1, kind: operand.kind, written });
         }
         let mut having_params = Vec::new();
         let having = match &query.having {
@@ -362,7 +363,7 @@ impl<'o> Compiler<'o> {
                     };
                     let key = alias.clone().or(inner).unwrap_or_else(|| expr.to_string());
                     let column = self.column(operand.sql);
-                    slots.push(Slot::Value { key, column, kind: operand.kind });
+                    slots.push(Slot::Value { key, column, kind: operand.kind, written: Some(expr.to_string()) });
                 }
                 Item::Fields { reach, offset } => self.fields(&mut slots, query, *reach, *offset)?,
                 Item::Children(inner) => {
@@ -514,7 +515,7 @@ impl<'o> Compiler<'o> {
             place.push(Slot::Address { key: field.name, parts });
         } else {
             let column = self.column(sql);
-            place.push(Slot::Value { key: field.name, column, kind: field.kind });
+            place.push(Slot::Value { key: field.name, column, kind: field.kind, written: None });
         }
         Ok(())
     }

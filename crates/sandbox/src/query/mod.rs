@@ -13,7 +13,7 @@ use chrono_tz::Tz;
 use rusqlite::Connection;
 use soql::Query;
 
-pub(crate) use self::plan::Plan;
+pub(crate) use self::plan::{Plan, unwritable};
 
 use self::compile::Compiler;
 use crate::error::{Answered, ApiError};

@@ -1,12 +1,14 @@
 //! A compiled query at work: row numbers, pages of records, groups, CSV.
 
 use std::collections::HashMap;
+use std::io::Write;
 
-use rusqlite::types::Value as Sql;
+use rusqlite::types::{Value as Sql, ValueRef};
 use rusqlite::{Connection, Row, params_from_iter};
 use serde_json::{Map, Value, json};
 
 use super::Context;
+use crate::csv_out::Csv;
 use crate::error::{Answered, ApiError};
 use crate::id;
 use crate::schema::Kind;
@@ -57,6 +59,8 @@ pub(super) enum Slot {
         key: String,
         column: usize,
         kind: Kind,
+        /// What stands in the query, for functions.
+        written: Option<String>,
     },
     Address {
         key: String,
@@ -190,7 +194,7 @@ impl Plan {
         while let Some(row) = rows.next()? {
             let mut record = Map::from_iter([("attributes".to_owned(), json!({"type": "AggregateResult"}))]);
             for slot in &self.shape {
-                if let Slot::Value { key, column, kind } = slot {
+                if let Slot::Value { key, column, kind, .. } = slot {
                     record.insert(key.clone(), json_value(*kind, row.get_ref(*column)?));
                 }
             }
@@ -297,6 +301,13 @@ impl Plan {
         Ok(record)
     }
 
+    /// Describes the columns of the answer, as clients ask for them to lay out tables.
+    pub(crate) fn columns(&self, schema: &crate::schema::Schema) -> Value {
+        let prefix = schema.object(&self.object).map(|object| object.prefix.as_str());
+        json!({"columnMetadata": described(&self.shape), "entityName": self.object, "groupBy": !self.arms.is_empty(),
+               "idSelected": self.shape.iter().any(|slot| slot.is_value("Id")), "keyPrefix": prefix})
+    }
+
     /// Returns the header of the query's CSV.
     pub(crate) fn csv_header(&self) -> Vec<String> {
         let mut names = Vec::new();
@@ -309,28 +320,30 @@ impl Plan {
     pub(crate) fn export(
         &self,
         connection: &Connection,
-        writer: &mut csv::Writer<impl std::io::Write>,
+        csv: &mut Csv<impl Write>,
         mut go_on: impl FnMut(u64) -> bool,
     ) -> Answered<()> {
-        let failed =
-            |error: csv::Error| ApiError::new(500, "UNKNOWN_EXCEPTION", format!("results cannot be written: {error}"));
         let mut columns = Vec::new();
         csv_columns(&self.shape, &mut columns);
         let selected = self.columns.join(",");
         let sql = format!("SELECT {selected} FROM {} WHERE {}{}{}", self.from, self.filter, self.order, self.window());
         let mut statement = connection.prepare(&sql)?;
         let mut rows = statement.query(params_from_iter(&self.params))?;
-        let mut line = csv::ByteRecord::with_capacity(1024, columns.len());
         let mut cell = Vec::new();
         let mut written = 0;
         while let Some(row) = rows.next()? {
-            line.clear();
             for (column, kind) in &columns {
-                cell.clear();
-                csv_text(*kind, row.get_ref(*column)?, &mut cell);
-                line.push_field(&cell);
+                match row.get_ref(*column)? {
+                    // Most cells are texts, and need no copy.
+                    ValueRef::Text(text) => csv.cell(text),
+                    other => {
+                        cell.clear();
+                        csv_text(*kind, other, &mut cell);
+                        csv.cell(&cell);
+                    }
+                }
             }
-            writer.write_byte_record(&line).map_err(failed)?;
+            csv.end_row().map_err(unwritable)?;
             written += 1;
             if written == ROWS_PER_QUESTION {
                 if !go_on(written) {
@@ -344,12 +357,38 @@ impl Plan {
     }
 }
 
+/// The refusal of results that cannot be written.
+pub(crate) fn unwritable(error: std::io::Error) -> ApiError {
+    ApiError::new(500, "UNKNOWN_EXCEPTION", format!("results cannot be written: {error}"))
+}
+
 fn flat(slots: &[Slot]) -> bool {
     slots.iter().all(|slot| match slot {
         Slot::Value { .. } => true,
         Slot::Parent { slots, .. } => flat(slots),
         Slot::Address { .. } | Slot::Typed { .. } | Slot::Children { .. } => false,
     })
+}
+
+fn described(slots: &[Slot]) -> Vec<Value> {
+    let column = |name: &str, shown: &str, aggregate: bool, kind: Option<Kind>, joined: Vec<Value>| {
+        let is = |test: fn(Kind) -> bool| kind.is_some_and(test);
+        json!({"aggregate": aggregate, "apexType": kind.map(Kind::word), "booleanType": is(|kind| kind == Kind::Boolean),
+               "columnName": name, "custom": name.ends_with("__c"), "displayName": shown, "foreignKeyName": null,
+               "insertable": !aggregate, "joinColumns": joined, "numberType": is(Kind::numeric), "textType": is(Kind::textual),
+               "updatable": !aggregate})
+    };
+    slots
+        .iter()
+        .map(|slot| match slot {
+            Slot::Value { key, kind, written, .. } => {
+                column(key, written.as_deref().unwrap_or(key), written.is_some(), Some(*kind), Vec::new())
+            }
+            Slot::Address { key, .. } | Slot::Typed { key, .. } => column(key, key, false, None, Vec::new()),
+            Slot::Parent { key, slots, .. } => column(key, key, false, None, described(slots)),
+            Slot::Children { key, plan } => column(key, key, true, None, described(&plan.shape)),
+        })
+        .collect()
 }
 
 fn headers(slots: &[Slot], stem: &str, names: &mut Vec<String>) {
@@ -381,12 +420,12 @@ fn fill(context: Context<'_>, slots: &[Slot], row: &Row<'_>, record: &mut Map<St
     for slot in slots {
         let (key, value) = match slot {
             // A file is told by its path.
-            Slot::Value { key, column, kind: Kind::Base64 } => {
+            Slot::Value { key, column, kind: Kind::Base64, .. } => {
                 let path: Option<String> = row.get(column + 1)?;
                 let full = path.map(|path| format!("/services/data/{}{path}", context.version));
                 (key, full.map_or(Value::Null, Value::String))
             }
-            Slot::Value { key, column, kind } => (key, json_value(*kind, row.get_ref(column + 1)?)),
+            Slot::Value { key, column, kind, .. } => (key, json_value(*kind, row.get_ref(column + 1)?)),
             Slot::Address { key, parts } => {
                 let mut address = Map::new();
                 for (part, column, kind) in parts {

@@ -28,6 +28,13 @@ impl Org {
             return self.explain(call, version, text);
         }
         let text = call.query.get("q").map(String::as_str).unwrap_or_default();
+        if call.query.get("columns").is_some_and(|flag| flag == "true") {
+            let columns = self.read(|connection| {
+                let plan = query::compile(self.context(&call.caller, connection, version, deleted), text)?;
+                Ok(plan.columns(&call.caller.schema))
+            })?;
+            return Ok(Answer::json(200, &columns));
+        }
         self.query_text(call, version, text, deleted)
     }
 

@@ -6,7 +6,13 @@ use crate::{Client, Failed, finished, open};
 
 const XML: (&str, &str) = ("content-type", "application/xml");
 
+/// Reads an entry of an answer in either form.
 fn element(text: &str, tag: &str) -> String {
+    if let Ok(Value::Object(entries)) = serde_json::from_str(text) {
+        return entries
+            .get(tag)
+            .map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    }
     let inner = text.split_once(&format!("<{tag}>")).and_then(|(_, rest)| rest.split_once("</"));
     inner.map_or_else(String::new, |(inner, _)| inner.to_owned())
 }
@@ -31,11 +37,7 @@ async fn job(client: &Client, operation: &str, kind: &str, more: &str) -> Result
 async fn batch(client: &Client, job: &str, kind: &str, body: &str) -> Result<String, Failed> {
     let (status, info) = classic(client, "POST", &format!("/{job}/batch"), kind, body).await?;
     assert_eq!(status, 201, "{info}");
-    Ok(if info.starts_with('{') {
-        serde_json::from_str::<Value>(&info)?["id"].as_str().unwrap_or_default().to_owned()
-    } else {
-        element(&info, "id")
-    })
+    Ok(element(&info, "id"))
 }
 
 async fn done(client: &Client, job: &str, batch: &str) -> Result<String, Failed> {
@@ -77,11 +79,7 @@ async fn classic_jobs_speak_csv_json_and_xml_and_keep_the_order() -> Result<(), 
             classic(&client, "POST", &format!("/{job}"), XML.1, "<jobInfo><state>Closed</state></jobInfo>").await?;
         assert_eq!(element(&closed, "state"), "Closed");
         let (status, refused) = classic(&client, "POST", &format!("/{job}/batch"), content_type, &body).await?;
-        assert_eq!(
-            (status, element(&refused, "exceptionCode").as_str()),
-            if kind == "JSON" { (400, "") } else { (400, "InvalidJobState") },
-            "{refused}"
-        );
+        assert_eq!((status, element(&refused, "exceptionCode").as_str()), (400, "InvalidJobState"), "{refused}");
     }
     let (status, refused) = classic(&client, "GET", "/750000000000001AAA", XML.1, "").await?;
     assert_eq!((status, element(&refused, "exceptionCode").as_str()), (400, "InvalidJob"));

@@ -4,17 +4,28 @@ use std::process::Command;
 
 use sandbox::{Config, Sandbox};
 
-use crate::{Failed, here};
+use serde_json::json;
+
+use crate::{Client, Failed, here};
 
 fn setting(name: &str) -> Result<String, Failed> {
     Ok(std::env::var(name).map_err(|_| format!("{name} is not set; `cargo xtask test` installs the clients"))?)
 }
 
 /// Runs a client's script with the address of an org as its first argument.
-async fn judged_by(mut command: Command, script: &str, rest: &[&str]) -> Result<(), Failed> {
+async fn judged_by(command: Command, script: &str, rest: &[&str]) -> Result<(), Failed> {
+    let sandbox = org().await?;
+    judged_at(&sandbox, command, script, rest).await
+}
+
+async fn org() -> Result<Sandbox, Failed> {
     crate::provider();
     let org = here("../../examples/bicycle/org");
-    let sandbox = Sandbox::start(Config { projects: vec![org], ..Config::default() }).await?;
+    let refresh_token = Some("5Aep-for-the-tap".to_owned());
+    Ok(Sandbox::start(Config { projects: vec![org], refresh_token, ..Config::default() }).await?)
+}
+
+async fn judged_at(sandbox: &Sandbox, mut command: Command, script: &str, rest: &[&str]) -> Result<(), Failed> {
     command.arg(here("tests/clients").join(script)).arg(sandbox.url()).args(rest);
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -32,4 +43,22 @@ async fn simple_salesforce_takes_the_sandbox_for_an_org() -> Result<(), Failed> 
 async fn jsforce_takes_the_sandbox_for_an_org() -> Result<(), Failed> {
     let modules = setting("BRIDGEHEAD_TEST_NODE_MODULES")?;
     judged_by(Command::new("node"), "jsforce_client.mjs", &[&modules]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_singer_tap_takes_the_sandbox_for_an_org() -> Result<(), Failed> {
+    let sandbox = org().await?;
+    let client = Client::sign_in(&sandbox).await?;
+    sandbox.seed(2500, 1, Some("Account"))?;
+    let account = client.query("SELECT Id FROM Account LIMIT 1").await?["records"][0]["Id"].clone();
+    let contact = json!({"attributes": {"type": "Contact"}, "LastName": "\u{d6}z \"x\", y", "AccountId": account});
+    let body = json!({"records": vec![contact; 30]});
+    client.call("POST", "/composite/sobjects", Some(&body)).await?;
+    judged_at(&sandbox, Command::new(setting("BRIDGEHEAD_TEST_TAP_PYTHON")?), "singer_tap.py", &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn salesforce_s_own_command_line_takes_the_sandbox_for_an_org() -> Result<(), Failed> {
+    let modules = setting("BRIDGEHEAD_TEST_NODE_MODULES")?;
+    judged_by(Command::new("node"), "sf_client.mjs", &[&modules]).await
 }

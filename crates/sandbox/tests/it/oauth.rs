@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{Client, Failed, provider};
 
+type Form<'f> = &'f [(&'f str, &'f str)];
+
 const ORG: &str = "\
 organization: {admin_password: admin-pass, password_flow: true}
 apps:
@@ -184,7 +186,7 @@ async fn an_id_token_is_signed_by_the_key_that_is_published() -> Result<(), Fail
 #[tokio::test]
 async fn refusals_of_the_token_endpoint_say_why() -> Result<(), Failed> {
     let (sandbox, http) = org().await?;
-    let cases: [(&[(&str, &str)], &str, &str); 10] = [
+    let cases: [(Form<'_>, &str, &str); 10] = [
         (
             &[("grant_type", "client_credentials"), ("client_id", "nope")],
             "invalid_client_id",

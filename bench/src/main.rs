@@ -23,13 +23,11 @@ async fn main() -> Result<(), Failed> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default: u64| arguments.get(at).and_then(|text| text.parse().ok()).unwrap_or(default);
-    match arguments.first().map(String::as_str) {
-        Some("sandbox") => org(number(1, 5_000_000), Duration::from_secs(number(2, 300))).await,
-        _ => {
-            println!("usage: bench sandbox [RECORDS] [SECONDS]");
-            Ok(())
-        }
+    if arguments.first().is_some_and(|what| what == "sandbox") {
+        return org(number(1, 5_000_000), Duration::from_secs(number(2, 300))).await;
     }
+    println!("usage: bench sandbox [RECORDS] [SECONDS]");
+    Ok(())
 }
 
 async fn org(records: u64, patience: Duration) -> Result<(), Failed> {
@@ -220,10 +218,10 @@ async fn crowd(caller: &Caller, patience: Duration) -> Result<(), Failed> {
                         2 => caller.post("/sobjects/Contact", &json!({"LastName": "Crowd", "AccountId": id})).await,
                         _ => caller.query(&format!("SELECT COUNT() FROM Contact WHERE AccountId='{id}'")).await,
                     };
-                    if let Err(error) = done {
-                        if errors.fetch_add(1, Ordering::Relaxed) < 3 {
-                            eprintln!("error: {error}");
-                        }
+                    if let Err(error) = done
+                        && errors.fetch_add(1, Ordering::Relaxed) < 3
+                    {
+                        eprintln!("error: {error}");
                     }
                     calls.fetch_add(1, Ordering::Relaxed);
                     turn += 1;

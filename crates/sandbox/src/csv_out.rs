@@ -68,7 +68,7 @@ impl<W: Write> Csv<W> {
         if !self.first {
             self.buffer.push(self.delimiter);
         }
-        if self.first && self.rows % STEP == 0 && self.places.header > 0 {
+        if self.first && self.rows.is_multiple_of(STEP) && self.places.header > 0 {
             self.places.every.push(self.written + self.buffer.len() as u64);
         }
         self.first = false;

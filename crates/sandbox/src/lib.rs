@@ -37,6 +37,8 @@ mod locks;
 mod login;
 mod oauth;
 mod org;
+#[doc(hidden)]
+pub mod probe;
 mod project;
 mod query;
 mod rest;

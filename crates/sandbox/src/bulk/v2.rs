@@ -23,6 +23,8 @@ use crate::value::json_time;
 const PAGE: u64 = 50_000;
 /// Largest data of a job that is made in one call, in characters. Source: Bulk API 2.0 guide, "Create a Job".
 const MAX_INLINE: usize = 100_000;
+/// The files of a job.
+const PARTS: [&str; 5] = ["upload", "successful", "failed", "unprocessed", "results"];
 /// Jobs on a page of the list.
 const LISTED: usize = 1000;
 
@@ -167,7 +169,7 @@ impl Org {
                     return Err(ApiError::new(400, "INVALIDJOBSTATE", message));
                 }
                 self.jobs.lock().remove(&job.id);
-                for part in ["upload", "successful", "failed", "unprocessed", "results"] {
+                for part in PARTS {
                     let _ = std::fs::remove_file(self.jobs.path(&job.id, part));
                 }
                 Ok(Answer::empty(204))
@@ -334,6 +336,25 @@ impl Org {
         let next =
             if done { Value::Null } else { json!(format!("{link}/resultPages?locator={}", at.unwrap_or_default())) };
         Ok(Answer::json(200, &json!({"resultPages": pages, "nextRecordsUrl": next, "done": done})))
+    }
+
+    /// Loads data as new accounts, without a network; returns how the job ended.
+    pub(crate) fn load(&self, data: &[u8]) -> String {
+        let mut call = Call::new("POST", "/services/data/v66.0/jobs/ingest");
+        call.caller = self.system.clone();
+        call.body = br#"{"object": "Account", "operation": "insert"}"#.to_vec();
+        let id = self.data(&call).value()["id"].as_str().unwrap_or_default().to_owned();
+        if std::fs::write(self.jobs.path(&id, "upload"), data).is_err() {
+            return "Failed".to_owned();
+        }
+        self.jobs.change(&id, |job| (job.uploaded, job.taken, job.state) = (true, true, "UploadComplete"));
+        self.work(&id);
+        let state = self.jobs.find(&id, true).map(|job| job.state.to_owned()).unwrap_or_default();
+        self.jobs.lock().remove(&id);
+        for part in PARTS {
+            let _ = std::fs::remove_file(self.jobs.path(&id, part));
+        }
+        state
     }
 
     /// Works on a job to its end.

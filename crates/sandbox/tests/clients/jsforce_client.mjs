@@ -98,6 +98,35 @@ const parts = {
   },
 };
 
+parts.more = async (conn) => {
+  const rows = Array.from({ length: 12 }, (_, n) => ({ Name: `Classic ${n}`, NumberOfEmployees: n }));
+  conn.bulk.pollInterval = 20;
+  const done = await conn.bulk.load("Account", "insert", [...rows, { Site: "x" }]);
+  assert.deepEqual(done.map((row) => row.success), [...rows.map(() => true), false]);
+  assert.ok(done[12].errors[0].startsWith("REQUIRED_FIELD_MISSING"), done[12].errors[0]);
+  const read = await (await conn.bulk.query("SELECT Name, NumberOfEmployees FROM Account WHERE Name LIKE 'Classic %'")).toArray();
+  assert.equal(read.length, 12);
+  const found = await conn.search("FIND {Ng} RETURNING Contact(LastName)");
+  assert.equal(found.searchRecords[0].LastName, "Ng");
+  const hour = 3600 * 1000;
+  const updated = await conn.sobject("Contact").updated(new Date(Date.now() - hour), new Date(Date.now() + hour));
+  assert.equal(updated.ids.length, 1);
+  const deleted = await conn.sobject("Account").deleted(new Date(Date.now() - hour), new Date(Date.now() + hour));
+  assert.ok(deleted.deletedRecords.length > 0);
+  assert.deepEqual(await conn.recent(), []);
+  const layouts = await conn.sobject("Account").layouts();
+  assert.ok(layouts.layouts ?? layouts.detailLayoutSections);
+  assert.ok(Array.isArray(await conn.tabs()));
+  const explained = await conn.request(`/query?explain=${encodeURIComponent("SELECT Id FROM Account")}`);
+  assert.equal(explained.plans[0].sobjectType, "Account");
+  const upsertMany = await conn.sobject("Account").upsert([{ Customer_No__c: "U-1", Name: "a" }, { Customer_No__c: "U-2", Name: "b" }], "Customer_No__c");
+  assert.deepEqual(upsertMany.map((one) => one.created), [true, true]);
+  const removed = await conn.sobject("Account").find({ Customer_No__c: { $like: "U-%" } }).destroy();
+  assert.equal(removed.length, 2);
+  const old = new jsforce.Connection({ instanceUrl: address, accessToken: conn.accessToken, version: "42.0" });
+  assert.equal((await old.sobject("Account").upsert({ Customer_No__c: "U-3", Name: "c" }, "Customer_No__c")).success, true);
+};
+
 const conn = await signIn();
 for (const [name, part] of Object.entries(parts)) {
   await part(conn);

@@ -4,6 +4,7 @@ Called with the sandbox's address. The library only speaks https to *.salesforce
 adapter below leads its requests to the sandbox and changes nothing else.
 """
 
+import datetime
 import sys
 from urllib.parse import urlsplit, urlunsplit
 
@@ -134,8 +135,37 @@ def queries(sf):
     assert deleted["totalSize"] == 1, deleted
 
 
+def more(sf):
+    """What is used less often: Bulk 1.0, search, replication, Tooling, plain REST calls."""
+    done = sf.bulk.Account.insert([{"Name": f"Classic {n}"} for n in range(30)] + [{"Site": "x"}], batch_size=10)
+    assert [row["success"] for row in done].count(True) == 30 and not done[-1]["success"], done[-1]
+    assert done[-1]["errors"][0]["statusCode"] == "REQUIRED_FIELD_MISSING", done[-1]
+    changed = sf.bulk.Account.update([{"Id": row["id"], "Site": "classic"} for row in done if row["success"]])
+    assert all(row["success"] for row in changed), changed
+    rows = sf.bulk.Account.query("SELECT Id, Name, CreatedDate, Owner.Name FROM Account WHERE Site = 'classic'")
+    assert len(rows) == 30 and rows[0]["Owner"]["Name"] and isinstance(rows[0]["CreatedDate"], int), rows[0]
+    gone = sf.bulk.Account.hard_delete([{"Id": rows[0]["Id"]}])
+    assert gone[0]["success"], gone
+    gone = sf.bulk.Account.delete([{"Id": row["Id"]} for row in rows[1:]])
+    assert all(row["success"] for row in gone), gone
+    found = sf.search("FIND {Stray} IN NAME FIELDS RETURNING Contact(LastName)")
+    assert found["searchRecords"][0]["LastName"] == "Stray", found
+    assert sf.quick_search("Stray")["searchRecords"], "a search without RETURNING"
+    now = datetime.datetime.now(datetime.timezone.utc)
+    hour = datetime.timedelta(hours=1)
+    assert len(sf.Contact.updated(now - hour, now + hour)["ids"]) == 2
+    assert sf.Account.deleted(now - hour, now + hour)["deletedRecords"], "deleted accounts"
+    assert sf.restful("limits")["DailyApiRequests"]["Max"] > 0
+    assert sf.restful("recent") in (None, [])
+    assert sf.toolingexecute("query?q=SELECT+Id+FROM+ApexClass")["totalSize"] == 0
+    assert sf.is_sandbox() in (True, False)
+    assert sf.Account.describe_layout("012000000000000AAA")["detailLayoutSections"], "a layout"
+    user = sf.query("SELECT Id FROM User LIMIT 1")["records"][0]["Id"]
+    sf.set_password(user, "a-new-password")
+
+
 if __name__ == "__main__":
     connection = sign_in()
-    for part in (records, refusals, descriptions, bulk, queries):
+    for part in (records, refusals, descriptions, bulk, queries, more):
         part(connection)
         print(f"simple-salesforce: {part.__name__} as in an org")

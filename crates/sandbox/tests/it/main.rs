@@ -5,6 +5,7 @@ mod chaos;
 mod clients;
 mod desk;
 mod oauth;
+mod probe;
 mod rest;
 mod rules;
 mod soql;

@@ -1,0 +1,13 @@
+//! Any bytes as an XML body, and as a body of several parts.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use sandbox::probe::Probe;
+
+static ORG: LazyLock<Probe> = LazyLock::new(|| Probe::open().expect("an org in memory"));
+
+fuzz_target!(|body: &[u8]| {
+    assert!(ORG.other(body).iter().all(|status| *status < 500));
+});

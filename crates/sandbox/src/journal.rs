@@ -25,6 +25,13 @@ pub(crate) struct Entry {
     pub(crate) answer: String,
 }
 
+/// Returns how a client names itself: to the org, else to any server.
+fn client(call: &Call) -> &str {
+    let options = call.header("sforce-call-options").unwrap_or_default();
+    let named = options.split(',').find_map(|option| option.trim().strip_prefix("client="));
+    named.or_else(|| call.header("user-agent")).unwrap_or_default()
+}
+
 /// The last calls, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Journal {
@@ -56,7 +63,7 @@ impl Journal {
             number,
             method: call.method.clone(),
             target: path.to_owned(),
-            client: call.header("user-agent").unwrap_or_default().to_owned(),
+            client: client(call).to_owned(),
             user: call.caller.username.clone(),
             status: answer.status,
             took,

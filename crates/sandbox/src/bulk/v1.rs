@@ -74,11 +74,12 @@ impl Format {
         }
     }
 
+    /// Clients compare the type as a whole, so it names no charset. Source: salesforce-bulk, tap-salesforce.
     fn content_type(self) -> &'static str {
         match self {
-            Self::Csv => "text/csv;charset=UTF-8",
-            Self::Json => "application/json;charset=UTF-8",
-            Self::Xml => "application/xml;charset=UTF-8",
+            Self::Csv => "text/csv",
+            Self::Json => "application/json",
+            Self::Xml => "application/xml",
         }
     }
 }
@@ -127,7 +128,7 @@ impl Job {
 /// Answers in the format that the call speaks.
 fn answer(json: bool, status: u16, root: &str, body: &Value) -> Answer {
     if json {
-        return Answer::json(status, body);
+        return Answer::bytes(status, Format::Json.content_type(), body.to_string().into_bytes());
     }
     let plain = match body {
         // What there is not is left out.
@@ -531,7 +532,7 @@ impl Org {
         }
         let id = result_id(&batch.id);
         if job.format == Format::Json {
-            return Ok(Answer::json(200, &json!([id])));
+            return Ok(answer(true, 200, "result-list", &json!([id])));
         }
         let text = format!("<result-list xmlns=\"{NAMESPACE}\"><result>{id}</result></result-list>");
         Ok(Answer::bytes(200, Format::Xml.content_type(), text.into_bytes()))

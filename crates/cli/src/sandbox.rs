@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::Failure;
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     org: Org,
@@ -25,13 +26,13 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 struct Org {
     /// Salesforce DX project whose objects it has; may be given more than once.
-    #[arg(long = "project", value_name = "DIR", global = true)]
+    #[arg(long = "project", value_name = "DIR")]
     projects: Vec<PathBuf>,
     /// File that keeps its records; they are gone at the end if not given.
-    #[arg(long, global = true)]
+    #[arg(long)]
     file: Option<PathBuf>,
     /// YAML file with its apps, users, permissions and rules.
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE")]
     org: Option<PathBuf>,
 }
 
@@ -48,6 +49,8 @@ enum Command {
         /// Only this object: Account, Contact, Opportunity or Case.
         #[arg(long)]
         object: Option<String>,
+        #[command(flatten)]
+        org: Org,
     },
     /// Copy a running org into a file.
     Snapshot {
@@ -151,11 +154,11 @@ enum Kind {
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         None => serve(config(arguments.org, arguments.port)?).await,
-        Some(Command::Seed { records, seed, object }) => {
-            if arguments.org.file.is_none() {
+        Some(Command::Seed { records, seed, object, org }) => {
+            if org.file.is_none() {
                 return Err(Failure::new(Class::Mapping, "give the file that is to hold the records: --file org.db"));
             }
-            fill(config(arguments.org, 0)?, records, seed, object).await
+            fill(config(org, 0)?, records, seed, object).await
         }
         Some(Command::Snapshot { path, at }) => {
             send(&at, "POST", "snapshot", Some(&json!({"path": absolute(&path)?}))).await?;

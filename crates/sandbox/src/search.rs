@@ -11,7 +11,7 @@ use crate::org::Org;
 use crate::query;
 use crate::rest::{Answer, Call};
 use crate::schema::{Field, Kind, Object};
-use crate::sql::fold;
+use crate::sql::{fold, is_like};
 
 /// Most records of a search. Source: SOQL and SOSL Reference, "SOSL limits".
 const MAX_RESULTS: usize = 2000;
@@ -54,26 +54,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 /// Matches a word with `*` and `?`.
 fn is_word(glob: &str, word: &str) -> bool {
-    let (glob, word): (Vec<char>, Vec<char>) = (glob.chars().collect(), word.chars().collect());
-    let (mut g, mut w) = (0, 0);
-    let mut retry = None;
-    while w < word.len() {
-        match glob.get(g) {
-            Some('*') => {
-                retry = Some((g + 1, w));
-                g += 1;
-            }
-            Some(c) if *c == '?' || *c == word[w] => (g, w) = (g + 1, w + 1),
-            _ => match retry {
-                Some((back, from)) => {
-                    (g, w) = (back, from + 1);
-                    retry = Some((back, from + 1));
-                }
-                None => return false,
-            },
-        }
-    }
-    glob[g..].iter().all(|c| *c == '*')
+    is_like(&glob.replace('_', "\\_").replace('*', "%").replace('?', "_"), word)
 }
 
 /// Reads a search term: words, `"phrases"`, `AND`, `OR`, `AND NOT` and parentheses.

@@ -95,7 +95,7 @@ fn compare(left: &str, right: &str) -> Ordering {
 }
 
 /// Matches a pattern of `%`, `_` and characters behind a backslash; both sides without case.
-fn is_like(pattern: &str, value: &str) -> bool {
+pub(crate) fn is_like(pattern: &str, value: &str) -> bool {
     /// A step of the pattern.
     enum Step {
         Any,

@@ -377,3 +377,90 @@ async fn what_a_user_may_not_see_is_absent_everywhere() -> Result<(), Failed> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn an_assertion_signed_by_the_app_s_key_signs_a_user_in() -> Result<(), Failed> {
+    use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
+    use aws_lc_rs::rsa::{KeyPair, KeySize};
+    use aws_lc_rs::signature::KeyPair as _;
+
+    provider();
+    let pair = KeyPair::generate(KeySize::Rsa2048)?;
+    let der: PublicKeyX509Der<'_> = pair.public_key().as_der()?;
+    let text = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+    let public = format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n");
+    let sandbox = Sandbox::start(Config { jwt_public_key: Some(public), ..Config::default() }).await?;
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let now = chrono::Utc::now().timestamp();
+    let assertion = |claims: &Value| -> Result<String, Failed> {
+        let body =
+            format!("{}.{}", URL_SAFE_NO_PAD.encode("{\"alg\":\"RS256\"}"), URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let mut sealed = vec![0; pair.public_modulus_len()];
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        pair.sign(&aws_lc_rs::signature::RSA_PKCS1_SHA256, &random, body.as_bytes(), &mut sealed)?;
+        Ok(format!("{body}.{}", URL_SAFE_NO_PAD.encode(sealed)))
+    };
+    let good = json!({"iss": "sandbox", "sub": "admin@sandbox.example", "aud": "https://login.salesforce.com", "exp": now + 180});
+    let cases = [
+        (json!({}), 200, ""),
+        (json!({"aud": "https://test.salesforce.com"}), 200, ""),
+        (json!({"aud": "https://example.com"}), 400, "audience is invalid"),
+        (json!({"sub": "nobody@sandbox.example"}), 400, "user hasn't approved this consumer"),
+        (json!({"iss": "nope"}), 400, "client identifier invalid"),
+        (json!({"exp": now - 600}), 400, "invalid assertion"),
+    ];
+    for (change, expected, description) in cases {
+        let mut claims = good.clone();
+        for (name, value) in change.as_object().into_iter().flatten() {
+            claims[name] = value.clone();
+        }
+        let assertion = assertion(&claims)?;
+        let form = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", assertion.as_str())];
+        let (status, answer) = post(&sandbox, &http, "token", &form).await?;
+        assert_eq!(status, expected, "{claims}: {answer}");
+        assert!(description.is_empty() || answer["error_description"] == description, "{claims}: {answer}");
+        assert!(answer["refresh_token"].is_null(), "this flow has none");
+    }
+    let mut forged = assertion(&good)?;
+    forged.replace_range(forged.len() - 20.., "AAAAAAAAAAAAAAAAAAAA");
+    let form = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", forged.as_str())];
+    assert_eq!(post(&sandbox, &http, "token", &form).await?.1["error_description"], "invalid assertion");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_comes_in_the_fragment_for_those_who_still_want_it() -> Result<(), Failed> {
+    let (sandbox, http) = org().await?;
+    let authorize = format!("{}/services/oauth2/authorize", sandbox.url());
+    let query = [
+        ("response_type", "token"),
+        ("client_id", "sandbox"),
+        ("redirect_uri", "http://localhost:3000/callback"),
+        ("state", "s"),
+    ];
+    let page = http.get(&authorize).query(&query).send().await?.text().await?;
+    let mut form = hidden(&page);
+    form.extend([
+        ("username".to_owned(), "admin@sandbox.example".to_owned()),
+        ("password".to_owned(), "admin-pass".to_owned()),
+    ]);
+    let answer = http.post(&authorize).form(&form).send().await?;
+    let cookie = answer.headers()["set-cookie"].to_str()?.split(';').next().unwrap_or_default().to_owned();
+    let consent = hidden(&answer.text().await?);
+    let mut denied = consent.clone();
+    denied.insert("deny".to_owned(), "1".to_owned());
+    let answer = http.post(&authorize).header("cookie", &cookie).form(&denied).send().await?;
+    let location = answer.headers()["location"].to_str()?.to_owned();
+    assert!(
+        location.contains("#error=access_denied&error_description=end-user%20denied%20authorization&state=s"),
+        "{location}"
+    );
+    let mut allowed = consent;
+    allowed.insert("allow".to_owned(), "1".to_owned());
+    let answer = http.post(&authorize).header("cookie", &cookie).form(&allowed).send().await?;
+    let location = answer.headers()["location"].to_str()?.to_owned();
+    let token = location.split("access_token=").nth(1).and_then(|rest| rest.split('&').next()).unwrap_or_default();
+    let token = json!(token.replace("%21", "!"));
+    assert_eq!(client(&sandbox, &http, &token).call("GET", "/limits", None).await?.0, 200, "{location}");
+    Ok(())
+}

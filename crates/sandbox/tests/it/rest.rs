@@ -300,3 +300,32 @@ async fn apex_rest_and_actions_are_what_the_definition_says() -> Result<(), Fail
     assert_eq!((status, &answer[0]["isSuccess"]), (400, &json!(false)));
     Ok(())
 }
+
+#[tokio::test]
+async fn bodies_are_compressed_both_ways_and_methods_can_be_overridden() -> Result<(), Failed> {
+    let (_sandbox, client) = open(Vec::new()).await?;
+    // `{"Name": "Zip"}` by gzip.
+    let zipped = STANDARD.decode("H4sIAAAAAAACA6tW8kvMTVWyUlCKyixQqgUAlF7Krw8AAAA=")?;
+    let headers = [("content-type", "application/json"), ("content-encoding", "gzip")];
+    let (status, _, made) = client.raw("POST", "/sobjects/Account", &headers, zipped).await?;
+    assert_eq!(status, 201, "{}", String::from_utf8_lossy(&made));
+    let plain = reqwest::Client::builder().no_proxy().no_gzip().build()?;
+    let answer = plain
+        .get(format!("{}/sobjects/Account/describe", client.base))
+        .bearer_auth(&client.token)
+        .header("accept-encoding", "gzip");
+    let answer = answer.send().await?;
+    assert_eq!(answer.headers()["content-encoding"], "gzip");
+    assert!(answer.headers()["sforce-limit-info"].to_str()?.starts_with("api-usage="));
+    let id = client.query("SELECT Id FROM Account").await?["records"][0]["Id"].as_str().unwrap_or_default().to_owned();
+    let json = [("content-type", "application/json")];
+    let path = format!("/sobjects/Account/{id}?_HttpMethod=PATCH");
+    assert_eq!(client.raw("POST", &path, &json, "{\"Site\": \"x\"}").await?.0, 204);
+    let (_, _, pretty) =
+        client.raw("GET", "/limits/recordCount?sObjects=Account,Contact", &[("x-prettyprint", "1")], "").await?;
+    assert_eq!(
+        String::from_utf8(pretty)?,
+        "{\n  \"sObjects\": [\n    {\n      \"count\": 1,\n      \"name\": \"Account\"\n    }\n  ]\n}"
+    );
+    Ok(())
+}

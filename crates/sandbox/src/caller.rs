@@ -14,6 +14,8 @@ pub(crate) struct Caller {
     pub(crate) zone: Tz,
     /// The objects and fields that the user sees; what may not be written says so in its flags.
     pub(crate) schema: Arc<Schema>,
+    /// True for users with the permission "Modify All Data".
+    pub(crate) admin: bool,
     /// True for users with the permission "Bulk API Hard Delete".
     pub(crate) hard_delete: bool,
 }
@@ -25,6 +27,7 @@ impl Default for Caller {
             username: String::new(),
             zone: Tz::UTC,
             schema: Arc::default(),
+            admin: false,
             hard_delete: false,
         }
     }

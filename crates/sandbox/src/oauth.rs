@@ -261,6 +261,7 @@ impl Org {
             username,
             zone: zone.parse().unwrap_or(chrono_tz::Tz::UTC),
             schema,
+            admin,
             hard_delete: hard_delete || administrates,
         }))
     }

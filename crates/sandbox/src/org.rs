@@ -190,7 +190,7 @@ impl Org {
         record_types(&connection, &mut schema)?;
         connection.execute_batch("COMMIT")?;
         let schema = Arc::new(schema);
-        let system = Caller { schema: schema.clone(), hard_delete: true, ..Caller::default() };
+        let system = Caller { schema: schema.clone(), admin: true, hard_delete: true, ..Caller::default() };
         let mut org = Self {
             schema,
             notes,

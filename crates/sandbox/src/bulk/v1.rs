@@ -74,10 +74,11 @@ impl Format {
         }
     }
 
-    /// Clients compare the type as a whole, so it names no charset. Source: salesforce-bulk, tap-salesforce.
+    /// Clients compare the type of JSON as a whole, so it names no charset; they decode CSV by its charset.
+    /// Source: salesforce-bulk, tap-salesforce.
     fn content_type(self) -> &'static str {
         match self {
-            Self::Csv => "text/csv",
+            Self::Csv => "text/csv; charset=UTF-8",
             Self::Json => "application/json",
             Self::Xml => "application/xml",
         }

@@ -158,6 +158,10 @@ impl Org {
     pub(super) fn password(&self, call: &Call, method: &str, id: &str) -> Answered<Answer> {
         let user = call.caller.schema.object("User").ok_or_else(ApiError::not_found)?;
         self.record(call, "v66.0", user, id)?;
+        if !call.caller.admin && call.caller.user_id != id {
+            let message = "insufficient access rights on object id";
+            return Err(ApiError::new(403, "INSUFFICIENT_ACCESS", message));
+        }
         match method {
             "GET" => Ok(Answer::json(200, &json!({"isExpired": false}))),
             "POST" | "PUT" => {

@@ -346,6 +346,11 @@ async fn what_a_user_may_not_see_is_absent_everywhere() -> Result<(), Failed> {
     assert!(field("AnnualRevenue").is_none());
     assert_eq!(field("Phone").map(|field| field["updateable"].clone()), Some(json!(false)));
     assert_eq!((&described["createable"], &described["deletable"]), (&json!(true), &json!(false)));
+    let admin_id =
+        user.query("SELECT Id FROM User WHERE Username = 'admin@sandbox.example'").await?["records"][0]["Id"].clone();
+    let path = format!("/sobjects/User/{}/password", admin_id.as_str().unwrap_or_default());
+    let (status, _) = user.call("POST", &path, Some(&json!({"NewPassword": "taken-over"}))).await?;
+    assert_eq!(status, 403, "nobody sets another's password");
     let (_, global) = user.call("GET", "/sobjects", None).await?;
     assert!(!global["sobjects"].as_array().into_iter().flatten().any(|object| object["name"] == "Opportunity"));
     let cases = [

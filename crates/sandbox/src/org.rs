@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use parking_lot::ReentrantMutex;
@@ -122,6 +122,14 @@ struct Records {
     serials: Serials,
 }
 
+/// Connections that only read.
+#[derive(Default)]
+struct Readers {
+    idle: Vec<Connection>,
+    /// How many there are, those at work among them.
+    open: usize,
+}
+
 /// The open cursors, oldest first.
 #[derive(Default)]
 struct Cursors {
@@ -129,8 +137,8 @@ struct Cursors {
     made: u64,
 }
 
-/// Most idle connections for readers that are kept.
-const IDLE_READERS: usize = 8;
+/// Most connections for short reads; more would only wait for the processors, and hold memory.
+const MAX_READERS: usize = 8;
 /// Most open cursors; the oldest is closed first. Source: SOQL reference, ten a user.
 const MAX_CURSORS: usize = 10;
 
@@ -154,8 +162,9 @@ pub(crate) struct Org {
     clock: AtomicI64,
     /// The one connection that writes.
     records: ReentrantMutex<RefCell<Records>>,
-    /// Idle connections that only read; they see what was committed when they began.
-    readers: Mutex<Vec<Connection>>,
+    readers: Mutex<Readers>,
+    /// Tells those who wait that a reader came back.
+    returned: Condvar,
     file: PathBuf,
     cursors: Mutex<Cursors>,
     calls: AtomicU64,
@@ -205,6 +214,7 @@ impl Org {
             clock: AtomicI64::new(0),
             records: ReentrantMutex::new(RefCell::new(Records { connection, serials: Serials::new() })),
             readers: Mutex::default(),
+            returned: Condvar::new(),
             file,
             cursors: Mutex::default(),
             calls: AtomicU64::new(0),
@@ -313,23 +323,37 @@ impl Org {
             let records = records.borrow();
             return read(&records.connection);
         }
-        let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let connection = if let Some(connection) = idle {
-            connection
-        } else {
-            let connection = Connection::open(&self.file)?;
-            connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-16384")?;
-            sql::equip(&connection)?;
-            connection
-        };
-        connection.execute_batch("BEGIN")?;
-        let result = read(&connection);
-        connection.execute_batch("COMMIT")?;
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        if readers.len() < IDLE_READERS {
-            readers.push(connection);
-        }
-        result
+        let idle = loop {
+            if let Some(idle) = readers.idle.pop() {
+                break Some(idle);
+            }
+            if readers.open < MAX_READERS {
+                readers.open += 1;
+                break None;
+            }
+            readers = self.returned.wait(readers).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(readers);
+        let mut borrowed = Borrowed { org: self, connection: idle };
+        let connection = match borrowed.connection.take() {
+            Some(connection) => connection,
+            None => self.reader()?,
+        };
+        at_one_moment(borrowed.connection.insert(connection), read)
+    }
+
+    /// Reads records for as long as it takes, on a connection of its own, so that nobody waits for it.
+    pub(crate) fn read_long<T>(&self, read: impl FnOnce(&Connection) -> Answered<T>) -> Answered<T> {
+        at_one_moment(&self.reader()?, read)
+    }
+
+    /// Opens a connection that only reads; it sees what was committed when a transaction on it begins.
+    fn reader(&self) -> Answered<Connection> {
+        let connection = Connection::open(&self.file)?;
+        connection.execute_batch("PRAGMA query_only=1; PRAGMA cache_size=-8192")?;
+        sql::equip(&connection)?;
+        Ok(connection)
     }
 
     /// Lets `work` use the connection that writes; transactions are its own business.
@@ -526,6 +550,33 @@ impl Org {
 thread_local! {
     /// The address of the org whose transaction this thread is in; 0 outside of any.
     static AMBIENT: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A reader that goes back when this is dropped, however the read ended.
+struct Borrowed<'o> {
+    org: &'o Org,
+    connection: Option<Connection>,
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        let mut readers = self.org.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.connection.take().filter(Connection::is_autocommit) {
+            Some(connection) => readers.idle.push(connection),
+            // It could not be opened, or a panic left a transaction open.
+            None => readers.open -= 1,
+        }
+        drop(readers);
+        self.org.returned.notify_one();
+    }
+}
+
+/// Reads, all from one moment.
+fn at_one_moment<T>(connection: &Connection, read: impl FnOnce(&Connection) -> Answered<T>) -> Answered<T> {
+    connection.execute_batch("BEGIN")?;
+    let result = read(connection);
+    connection.execute_batch("COMMIT")?;
+    result
 }
 
 /// Begins a transaction; one that a panic left open is undone first.

@@ -24,10 +24,10 @@ pub(crate) fn parse_datetime(text: &str) -> Option<DateTime<Utc>> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Some(time.with_timezone(&Utc));
     }
-    for format in ["%Y-%m-%dT%H:%M:%S%.f%z", "%Y-%m-%dT%H:%M%z"] {
-        if let Ok(time) = DateTime::parse_from_str(text, format) {
-            return Some(time.with_timezone(&Utc));
-        }
+    // An offset without a colon needs milliseconds before it, or no seconds. Source: recorded refusals.
+    let plain = if text.contains('.') { "%Y-%m-%dT%H:%M:%S%.f%z" } else { "%Y-%m-%dT%H:%M%z" };
+    if let Ok(time) = DateTime::parse_from_str(text, plain) {
+        return Some(time.with_timezone(&Utc));
     }
     if let Some(local) = text.strip_suffix('Z') {
         return chrono::NaiveDateTime::parse_from_str(local, "%Y-%m-%dT%H:%M").ok().map(|time| time.and_utc());
@@ -291,6 +291,8 @@ mod tests {
         {
             assert_eq!(parse_datetime(text).map(stamp).as_deref(), Some("2026-05-05T10:00:00.000Z"), "{text}");
         }
-        assert_eq!(parse_datetime("yesterday"), None);
+        for text in ["yesterday", "2026-05-05T12:00:00", "2026-05-05T12:00:00+0000", "2026-02-30T12:00:00Z"] {
+            assert_eq!(parse_datetime(text), None, "{text}");
+        }
     }
 }

@@ -474,7 +474,7 @@ impl Org {
         let deleted = job.operation.name == "queryAll";
         let path = self.jobs.path(&batch.id, "result");
         let mut processed = 0;
-        let text = self.read(|connection| {
+        let text = self.read_long(|connection| {
             let context = self.context(&job.caller, connection, &version, deleted);
             let mut plan = query::compile(context, &soql)?;
             if let Some((first, last)) = batch.span {

@@ -388,7 +388,7 @@ impl Org {
         let deleted = job.operation.name == "queryAll";
         let file = File::create(self.jobs.path(&job.id, "results")).map_err(|error| error.to_string())?;
         let mut csv = Csv::new(file, job.delimiter.1, job.crlf);
-        let exported = self.read(|connection| {
+        let exported = self.read_long(|connection| {
             let plan = query::compile(self.context(&job.caller, connection, &version, deleted), &job.soql)?;
             csv.header(&plan.csv_header()).map_err(query::unwritable)?;
             plan.export(connection, &mut csv, |rows| {

@@ -218,6 +218,7 @@ impl Org {
                 {"available": true, "compactLayoutId": null, "compactLayoutName": "SYSTEM", "recordTypeId": master, "recordTypeName": "Master",
                  "urls": {}}], "urls": {"primary": format!("{base}/describe/compactLayouts/primary")}})
             }
+            ("defaultValues", _) => json!({}),
             ("approvalLayouts", _) => json!({"approvalLayouts": []}),
             ("listviews", _) => {
                 json!({"done": true, "listviews": [], "nextRecordsUrl": null, "size": 0, "sobjectType": object.name})
@@ -251,6 +252,8 @@ impl Org {
                 })
                 .collect(),
             ["theme"] => json!({"themeItems": []}),
+            ["process", "rules"] => json!({"rules": {}}),
+            ["process", "approvals"] => json!({"approvals": {}}),
             ["appMenu", ..] => json!({"appMenuItems": []}),
             ["quickActions"] => json!([]),
             ["compactLayouts"] => {

@@ -46,7 +46,7 @@ impl Org {
             ("POST", []) => self.create(call, version, object),
             ("POST", [key]) if key.eq_ignore_ascii_case("id") => self.create(call, version, object),
             ("GET", ["describe"]) => self.described(call, |org| Ok(org.describe(&call.caller.schema, object, version))),
-            ("GET", ["describe", part, ..] | [part @ ("listviews" | "quickActions"), ..]) => {
+            ("GET", ["describe", part, ..] | [part @ ("listviews" | "quickActions" | "defaultValues"), ..]) => {
                 self.object_outline(call, version, object, part, rest)
             }
             ("GET", ["updated"]) => self.replicated(call, object, false),

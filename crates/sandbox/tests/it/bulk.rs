@@ -166,14 +166,26 @@ async fn uploads_are_checked_and_results_come_in_pages() -> Result<(), Failed> {
     assert_eq!(client.query("SELECT Site FROM Account").await?["records"][0]["Site"], Value::Null, "#N/A clears");
     let contact = json!({"object": "Contact", "operation": "insert"});
     load(contact, "LastName,Account.Name\nNg,Acme\n").await??;
-    sandbox.seed(300, 3, Some("Account"))?;
-    let (_, job) = client
-        .call("POST", "/jobs/query", Some(&json!({"operation": "query", "query": "SELECT Id FROM Account"})))
-        .await?;
+    sandbox.seed(120_000, 3, Some("Account"))?;
+    let query = json!({"operation": "query", "query": "SELECT Id FROM Account", "columnDelimiter": "PIPE", "lineEnding": "CRLF"});
+    let (_, job) = client.call("POST", "/jobs/query", Some(&query)).await?;
     let path = format!("/jobs/query/{}", job["id"].as_str().unwrap_or_default());
     finished(&client, &path).await?;
     let (_, pages) = client.call("GET", &format!("{path}/resultPages"), None).await?;
-    assert_eq!((&pages["done"], pages["resultPages"].as_array().map(Vec::len)), (&json!(true), Some(1)));
+    assert_eq!((&pages["done"], pages["resultPages"].as_array().map(Vec::len)), (&json!(true), Some(3)));
+    let mut ids = std::collections::BTreeSet::new();
+    for page in pages["resultPages"].as_array().into_iter().flatten() {
+        // Each stands for itself, so that they can be read in any order and at the same time.
+        let url = page["resultUrl"].as_str().unwrap_or_default();
+        let (_, headers, body) = client.raw("GET", url, &[], "").await?;
+        let text = String::from_utf8(body)?;
+        let rows: Vec<&str> = text.trim_end().split("\r\n").skip(1).collect();
+        assert_eq!(headers["sforce-numberofrecords"].to_str()?, rows.len().to_string());
+        ids.extend(rows.into_iter().map(str::to_owned));
+    }
+    assert_eq!(ids.len(), 120_001, "every row is on one page");
+    let stray = format!("{path}/results?locator=nonsense");
+    assert_eq!(client.call("GET", &stray, None).await?.0, 400);
     let other = format!("/services/data/v60.0{path}/results");
     assert_eq!(client.raw("GET", &other, &[], "").await?.0, 409, "results are read with the version of the job");
     let hard = json!({"object": "Account", "operation": "hardDelete"});

@@ -3,7 +3,8 @@
 //! It stands alone: it shares no protocol code with our own client, so that it can't inherit the
 //! client's misreadings. Its judges are clients that we did not write.
 //!
-//! What it does not do yet: formulas (they read as null), automation, sharing, SOAP, Bulk 1.0, events.
+//! What it does not do yet: formulas (they read as null), automation, sharing, SOAP, events; `docs/sandbox-fidelity.md`
+//! says what is exact, close and absent.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {

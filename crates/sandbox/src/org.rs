@@ -43,7 +43,7 @@ pub struct Config {
     pub port: u16,
     /// Folders of Salesforce DX projects whose object metadata is loaded.
     pub projects: Vec<PathBuf>,
-    /// File that holds the records; in memory if `None`.
+    /// File that holds the records; a temporary one if `None`.
     pub file: Option<PathBuf>,
     /// Consumer key of the one app that may sign in.
     pub client_id: String,

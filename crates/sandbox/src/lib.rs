@@ -26,6 +26,7 @@ mod chaos;
 mod composite;
 mod content;
 mod csv_out;
+mod cursors;
 mod dates;
 pub mod definition;
 mod describe;

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::bulk::Jobs;
 use crate::caller::Caller;
 use crate::chaos::Chaos;
+use crate::cursors::Cursors;
 use crate::definition::{self, App, Definition};
 use crate::error::{Answered, ApiError};
 use crate::faults::Faults;
@@ -21,7 +22,7 @@ use crate::journal::Journal;
 use crate::locks::Locks;
 use crate::oauth::SignIn;
 use crate::project::{self, ProjectError};
-use crate::query::{Context, Plan};
+use crate::query::{Context, PAGE};
 use crate::schema::Schema;
 use crate::sql;
 use crate::store::{self, Options, Serials, Store};
@@ -109,12 +110,13 @@ pub enum StartError {
     Seed(String),
 }
 
-/// A cursor: the rest of a query's answer.
-#[derive(Debug)]
-pub(crate) struct Cursor {
-    pub(crate) plan: Plan,
-    pub(crate) rows: Vec<u32>,
-    pub(crate) deleted: bool,
+/// A record that a user looked at.
+#[derive(Debug, Clone)]
+pub(crate) struct Viewed {
+    pub(crate) object: String,
+    pub(crate) id: String,
+    /// When, as it is stored.
+    pub(crate) at: String,
 }
 
 struct Records {
@@ -130,17 +132,8 @@ struct Readers {
     open: usize,
 }
 
-/// The open cursors, oldest first.
-#[derive(Default)]
-struct Cursors {
-    open: std::collections::VecDeque<(String, Arc<Cursor>)>,
-    made: u64,
-}
-
 /// Most connections for short reads; more would only wait for the processors, and hold memory.
 const MAX_READERS: usize = 8;
-/// Most open cursors; the oldest is closed first. Source: SOQL reference, ten a user.
-const MAX_CURSORS: usize = 10;
 
 /// The org.
 pub(crate) struct Org {
@@ -156,8 +149,8 @@ pub(crate) struct Org {
     pub(crate) jobs: Jobs,
     pub(crate) sign_in: SignIn,
     pub(crate) locks: Locks,
-    /// Of each user what was used last, newest first: object and id.
-    pub(crate) recent: Mutex<HashMap<String, Vec<(String, String)>>>,
+    /// Of each user what was used last, newest first.
+    pub(crate) recent: Mutex<HashMap<String, Vec<Viewed>>>,
     /// How far the org's clock is moved, in seconds.
     clock: AtomicI64,
     /// The one connection that writes.
@@ -166,7 +159,7 @@ pub(crate) struct Org {
     /// Tells those who wait that a reader came back.
     returned: Condvar,
     file: PathBuf,
-    cursors: Mutex<Cursors>,
+    pub(crate) cursors: Cursors,
     calls: AtomicU64,
     pub(crate) faults: Faults,
     pub(crate) chaos: Chaos,
@@ -216,7 +209,7 @@ impl Org {
             readers: Mutex::default(),
             returned: Condvar::new(),
             file,
-            cursors: Mutex::default(),
+            cursors: Cursors::default(),
             calls: AtomicU64::new(0),
             faults: Faults::new(config.api_calls),
             chaos: Chaos::default(),
@@ -385,7 +378,7 @@ impl Org {
             None,
         )?;
         store::migrate(&records.connection, &self.schema)?;
-        self.cursors.lock().unwrap_or_else(PoisonError::into_inner).open.clear();
+        self.cursors.close();
         Ok(())
     }
 
@@ -477,7 +470,7 @@ impl Org {
 
     /// Returns what a query of this caller compiles against.
     pub(crate) fn context<'o>(
-        &self,
+        &'o self,
         caller: &'o Caller,
         connection: &'o Connection,
         version: &'o str,
@@ -492,6 +485,8 @@ impl Org {
             fiscal_start: self.config.definition.organization.fiscal_year_start_month,
             version,
             deleted,
+            cursors: &self.cursors,
+            page: PAGE,
         }
     }
 
@@ -523,27 +518,6 @@ impl Org {
     /// Returns the number of API calls spent.
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
-    }
-
-    /// Keeps the rest of an answer and returns the cursor's id.
-    pub(crate) fn keep_cursor(&self, cursor: Cursor) -> String {
-        let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        cursors.made += 1;
-        let id = crate::id::make("0r8", cursors.made);
-        if cursors.open.len() >= MAX_CURSORS {
-            cursors.open.pop_front();
-        }
-        cursors.open.push_back((id.clone(), Arc::new(cursor)));
-        id
-    }
-
-    /// Finds a cursor.
-    pub(crate) fn cursor(&self, id: &str) -> Answered<Arc<Cursor>> {
-        let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = cursors.open.iter().find(|(known, _)| known == id);
-        found
-            .map(|(_, cursor)| cursor.clone())
-            .ok_or_else(|| ApiError::new(400, "INVALID_QUERY_LOCATOR", "invalid query locator"))
     }
 }
 

@@ -275,7 +275,7 @@ async fn upload(body: Body, path: std::path::PathBuf, org: &Arc<Org>, call: &Cal
             let chunk = chunk.map_err(std::io::Error::other)?;
             length += chunk.len() as u64;
             if length > MAX_UPLOAD {
-                return Err(std::io::Error::other("the upload is larger than 150 MB"));
+                return Err(std::io::ErrorKind::FileTooLarge.into());
             }
             file.write_all(&chunk).await?;
         }
@@ -285,6 +285,9 @@ async fn upload(body: Body, path: std::path::PathBuf, org: &Arc<Org>, call: &Cal
         Ok(()) => org.uploaded(call),
         Err(error) => {
             let _ = tokio::fs::remove_file(&path).await;
+            if error.kind() == std::io::ErrorKind::FileTooLarge {
+                return ApiError::new(413, "REQUEST_TOO_LARGE", "an upload holds at most 150 MB").into();
+            }
             ApiError::new(400, "CLIENTINPUTERROR", format!("the upload broke off: {error}")).into()
         }
     }

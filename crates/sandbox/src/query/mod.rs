@@ -16,8 +16,12 @@ use soql::Query;
 pub(crate) use self::plan::{Plan, unwritable};
 
 use self::compile::Compiler;
+use crate::cursors::Cursors;
 use crate::error::{Answered, ApiError};
 use crate::schema::Schema;
+
+/// Records on a page unless the client asks for fewer. Source: REST API guide, query options.
+pub(crate) const PAGE: usize = 2000;
 
 /// Deepest nesting of child subqueries, the root counted. Source: SOQL reference, from API 58.
 const MAX_DEPTH: usize = 5;
@@ -39,6 +43,10 @@ pub(crate) struct Context<'o> {
     pub(crate) version: &'o str,
     /// True for `queryAll`.
     pub(crate) deleted: bool,
+    /// Keeps the children that do not go on a page.
+    pub(crate) cursors: &'o Cursors,
+    /// Most children of one record on a page.
+    pub(crate) page: usize,
 }
 
 /// Reads `text` and compiles it.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::Context;
 use crate::csv_out::Csv;
+use crate::cursors::Cursor;
 use crate::error::{Answered, ApiError};
 use crate::id;
 use crate::schema::Kind;
@@ -244,21 +245,18 @@ impl Plan {
             let ids: Vec<&String> = found.values().filter_map(|(_, id)| id.as_ref()).collect();
             let mut children = plan.children(context, &ids)?;
             for (record, id) in found.values_mut() {
-                let records = id.as_ref().and_then(|id| children.remove(id));
-                let value = records.map_or(
-                    Value::Null,
-                    |records| json!({"totalSize": records.len(), "done": true, "records": records}),
-                );
-                record.insert(key.clone(), value);
+                let page = id.as_ref().and_then(|id| children.remove(id));
+                record.insert(key.clone(), page.unwrap_or_default());
             }
         }
         Ok(rids.iter().filter_map(|rid| found.remove(rid)).map(|(record, _)| Value::Object(record)).collect())
     }
 
-    /// Returns the children of each of the parents, with one query for all of them.
-    fn children(&self, context: Context<'_>, parents: &[&String]) -> Answered<HashMap<String, Vec<Value>>> {
+    /// Returns the first page of the children of each of the parents, with one query for all of them; a cursor keeps
+    /// the rest.
+    fn children(&self, context: Context<'_>, parents: &[&String]) -> Answered<HashMap<String, Value>> {
         let reference = self.columns.len() - 1;
-        let mut grouped: HashMap<String, Vec<Value>> = HashMap::new();
+        let mut pages = HashMap::new();
         for part in parents.chunks(ROWS_PER_STATEMENT) {
             let marks = vec!["?"; part.len()].join(",");
             let column = &self.columns[reference];
@@ -278,12 +276,25 @@ impl Plan {
                     Ok((row.get::<_, u32>(0)?, row.get::<_, String>(1)?))
                 })?
                 .collect::<rusqlite::Result<Vec<_>>>()?;
-            let rids: Vec<u32> = rows.iter().map(|(rid, _)| *rid).collect();
-            for ((_, parent), record) in rows.into_iter().zip(self.records(context, &rids)?) {
-                grouped.entry(parent).or_default().push(record);
+            let families: Vec<&[(u32, String)]> = rows.chunk_by(|(_, one), (_, other)| one == other).collect();
+            let first = |family: &&[(u32, String)]| family.len().min(context.page);
+            let shown: Vec<u32> =
+                families.iter().flat_map(|family| family[..first(family)].iter().map(|(rid, _)| *rid)).collect();
+            let mut records = self.records(context, &shown)?.into_iter();
+            for family in &families {
+                let size = first(family);
+                let mut page = json!({"totalSize": family.len(), "done": size == family.len()});
+                if size < family.len() {
+                    let rows = family.iter().map(|(rid, _)| *rid).collect();
+                    let cursor = Cursor { plan: self.clone(), rows, deleted: context.deleted };
+                    let id = context.cursors.keep(context.user, true, cursor);
+                    page["nextRecordsUrl"] = json!(format!("/services/data/{}/query/{id}-{size}", context.version));
+                }
+                page["records"] = records.by_ref().take(size).collect();
+                pages.insert(family[0].1.clone(), page);
             }
         }
-        Ok(grouped)
+        Ok(pages)
     }
 
     fn record(&self, context: Context<'_>, row: &Row<'_>) -> Answered<Map<String, Value>> {

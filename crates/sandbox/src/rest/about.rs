@@ -1,11 +1,13 @@
 //! What the org says of itself: versions, resources, limits, what was used last, layouts in outline.
 
+use rusqlite::Connection;
 use serde_json::{Map, Value, json};
 
 use super::{Answer, Call};
 use crate::error::{Answered, ApiError};
-use crate::org::Org;
-use crate::schema::{Field, Object};
+use crate::org::{Org, Viewed};
+use crate::query;
+use crate::schema::Object;
 use crate::value::{json_time, parse_datetime, stamp};
 
 /// Oldest and newest version that is answered. Source: API end-of-life policy; 21 to 30 ended Summer '25.
@@ -116,8 +118,8 @@ impl Org {
     pub(super) fn note_viewed(&self, call: &Call, object: &str, id: &str) {
         let mut recent = self.recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let of_user = recent.entry(call.caller.user_id.clone()).or_default();
-        of_user.retain(|(_, known)| known != id);
-        of_user.insert(0, (object.to_owned(), id.to_owned()));
+        of_user.retain(|known| known.id != id);
+        of_user.insert(0, Viewed { object: object.to_owned(), id: id.to_owned(), at: stamp(self.now()) });
         of_user.truncate(RECENT);
     }
 
@@ -131,19 +133,54 @@ impl Org {
 
     /// Returns what a caller used last, of one object or all.
     pub(super) fn recent_items(&self, call: &Call, version: &str, only: Option<&str>) -> Vec<Value> {
-        let of_user = {
-            let recent = self.recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            recent.get(&call.caller.user_id).cloned().unwrap_or_default()
-        };
-        let wanted = of_user.into_iter().filter(|(object, _)| only.is_none_or(|only| only == object));
+        let wanted = self.viewed_by(call).into_iter().filter(|item| only.is_none_or(|only| only == item.object));
         wanted
-            .filter_map(|(object, id)| {
-                let object = call.caller.schema.object(&object)?;
+            .filter_map(|item| {
+                let object = call.caller.schema.object(&item.object)?;
                 let name = object.fields.iter().find(|field| field.name_field)?;
-                let soql = format!("SELECT Id, {} FROM {} WHERE Id='{id}'", name.name, object.name);
+                let soql = format!("SELECT Id, {} FROM {} WHERE Id='{}'", name.name, object.name, item.id);
                 self.select(call, version, &soql, false).ok()?.pop()
             })
             .collect()
+    }
+
+    fn viewed_by(&self, call: &Call) -> Vec<Viewed> {
+        let recent = self.recent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        recent.get(&call.caller.user_id).cloned().unwrap_or_default()
+    }
+
+    /// Lets a connection have the records of `RecentlyViewed`, which each user has others of, for as long as what this
+    /// returns is kept; `None` if the query does not name them.
+    pub(super) fn recall<'c>(
+        &self,
+        call: &Call,
+        version: &str,
+        connection: &'c Connection,
+        soql: &str,
+    ) -> Answered<Option<Recalled<'c>>> {
+        if !soql.to_ascii_lowercase().contains("recentlyviewed") {
+            return Ok(None);
+        }
+        let mut found = Vec::new();
+        for item in self.viewed_by(call) {
+            let Some(object) = call.caller.schema.object(&item.object) else { continue };
+            let Some(name) = object.fields.iter().find(|field| field.name_field) else { continue };
+            let soql = format!("SELECT {} FROM {} WHERE Id='{}'", name.name, object.name, item.id);
+            let context = self.context(&call.caller, connection, version, false);
+            let plan = query::compile(context, &soql)?;
+            if let Some(record) = plan.records(context, &plan.rows(connection)?)?.pop() {
+                found.push((item, record[&name.name].as_str().map(str::to_owned)));
+            }
+        }
+        let recalled = Recalled::new(connection)?;
+        let mut insert = connection.prepare(
+            "INSERT INTO temp.\"RecentlyViewed\" (_rid, \"Id\", \"Name\", \"Type\", \"LastViewedDate\", \
+             \"LastReferencedDate\") VALUES (?1,?2,?3,?4,?5,?5)",
+        )?;
+        for (at, (item, name)) in (1_i64..).zip(&found) {
+            insert.execute(rusqlite::params![at, item.id, name, item.object, item.at])?;
+        }
+        Ok(Some(recalled))
     }
 
     /// Answers `/recent`.
@@ -184,144 +221,31 @@ impl Org {
             _ => Err(super::not_allowed(method, "DELETE,GET,HEAD,POST")),
         }
     }
+}
 
-    /// Answers the parts of a describe that are about pages and not about data.
-    pub(super) fn object_outline(
-        &self,
-        call: &Call,
-        version: &str,
-        object: &Object,
-        part: &str,
-        rest: &[&str],
-    ) -> Answered<Answer> {
-        let base = format!("/services/data/{version}/sobjects/{}", object.name);
-        let shown: Vec<&Field> = object.fields.iter().filter(|field| field.compound.is_none()).collect();
-        let master = "012000000000000AAA";
-        let body = match (part, rest) {
-            ("layouts", ["describe", "layouts"]) if object.record_types.is_empty() => layout(object, &shown),
-            ("layouts", ["describe", "layouts"]) => json!({
-                "layouts": [layout(object, &shown)],
-                "recordTypeMappings": object.record_types.iter().map(|kind| json!({
-                    "active": kind.active, "available": true, "defaultRecordTypeMapping": false, "developerName": kind.developer_name,
-                    "layoutId": null, "master": false, "name": kind.label, "picklistsForRecordType": [], "recordTypeId": kind.id,
-                    "urls": {"layout": format!("{base}/describe/layouts/{}", kind.id)}})).collect::<Vec<_>>(),
-                "recordTypeSelectorRequired": [false]}),
-            ("layouts", ["describe", "layouts", id]) => {
-                let id = crate::id::normal(id).ok_or_else(ApiError::not_found)?;
-                if id != master && !object.record_types.iter().any(|kind| kind.id == id) {
-                    return Err(ApiError::not_found());
-                }
-                layout(object, &shown)
-            }
-            ("compactLayouts", _) => {
-                json!({"compactLayouts": [], "defaultCompactLayoutId": null, "recordTypeCompactLayoutMappings": [
-                {"available": true, "compactLayoutId": null, "compactLayoutName": "SYSTEM", "recordTypeId": master, "recordTypeName": "Master",
-                 "urls": {}}], "urls": {"primary": format!("{base}/describe/compactLayouts/primary")}})
-            }
-            ("defaultValues", _) => json!({}),
-            ("approvalLayouts", _) => json!({"approvalLayouts": []}),
-            ("listviews", _) => {
-                json!({"done": true, "listviews": [], "nextRecordsUrl": null, "size": 0, "sobjectType": object.name})
-            }
-            ("quickActions", _) => json!([]),
-            _ => return Err(ApiError::not_found()),
-        };
-        let _ = call;
-        Ok(Answer::json(200, &body))
-    }
+/// Records that a connection keeps for itself until this is dropped.
+pub(super) struct Recalled<'c> {
+    connection: &'c Connection,
+    /// True for a connection that otherwise only reads.
+    reader: bool,
+}
 
-    /// Answers resources that tell of the user interface, which the sandbox has none of.
-    pub(super) fn outline(&self, call: &Call, version: &str, rest: &[&str]) -> Answered<Answer> {
-        let names = |key: &str| -> Vec<String> {
-            call.query
-                .get(key)
-                .into_iter()
-                .flat_map(|names| names.split(','))
-                .map(|name| name.trim().to_owned())
-                .collect()
-        };
-        let body = match rest {
-            ["tabs"] => call
-                .caller
-                .schema
-                .objects()
-                .filter(|object| !object.setup)
-                .map(|object| {
-                    json!({"colors": [], "custom": object.custom, "iconUrl": null, "icons": [], "label": object.plural,
-                           "miniIconUrl": null, "name": object.name, "sobjectName": object.name, "url": null})
-                })
-                .collect(),
-            ["theme"] => json!({"themeItems": []}),
-            ["process", "rules"] => json!({"rules": {}}),
-            ["process", "approvals"] => json!({"approvals": {}}),
-            ["appMenu", ..] => json!({"appMenuItems": []}),
-            ["quickActions"] => json!([]),
-            ["compactLayouts"] => {
-                let layouts = names("q").into_iter().map(|name| (name, json!({"fieldItems": [], "label": "System Default"})));
-                Value::Object(layouts.collect())
-            }
-            ["search", "layout"] => names("q")
-                .iter()
-                .filter_map(|name| call.caller.schema.object(name))
-                .map(|object| {
-                    let name = object.fields.iter().find(|field| field.name_field).map(|field| field.name.as_str());
-                    json!({"errorMsg": null, "label": object.plural, "limitRows": 25, "objectType": object.name,
-                           "searchColumns": [{"field": name, "format": null, "label": name, "name": name}]})
-                })
-                .collect(),
-            ["search", "scopeOrder"] => call
-                .caller
-                .schema
-                .objects()
-                .filter(|object| object.is_searchable())
-                .map(|object| json!({"type": object.name, "url": format!("/services/data/{version}/sobjects/{}/describe", object.name)}))
-                .collect(),
-            ["search", "suggestions"] => return self.suggestions(call, version),
-            ["chatter" | "connect", "organization"] => json!({"orgId": self.org_id, "name": "Sandbox"}),
-            ["chatter" | "connect", "users", "me"] => json!({"id": call.caller.user_id, "username": call.caller.username}),
-            ["support" | "licensing" | "knowledgeManagement"] => json!({}),
-            _ => return Err(ApiError::not_found()),
-        };
-        Ok(Answer::json(200, &body))
-    }
-
-    /// Answers `search/suggestions`: records whose name begins with the text.
-    fn suggestions(&self, call: &Call, version: &str) -> Answered<Answer> {
-        let text = call.query.get("q").cloned().unwrap_or_default();
-        let name = call.query.get("sobject").map(String::as_str).unwrap_or_default();
-        let object = call.caller.schema.object(name).ok_or_else(ApiError::not_found)?;
-        let field = object.fields.iter().find(|field| field.name_field).ok_or_else(ApiError::not_found)?;
-        let limit = call.query.get("limit").and_then(|text| text.parse::<usize>().ok()).unwrap_or(5).min(200);
-        let pattern = soql::quote(&format!("{text}%"));
-        let soql = format!(
-            "SELECT Id, {0} FROM {1} WHERE {0} LIKE {pattern} ORDER BY {0} LIMIT {2}",
-            field.name,
-            object.name,
-            limit + 1
-        );
-        let mut records = self.select(call, version, &soql, false)?;
-        let more = records.len() > limit;
-        records.truncate(limit);
-        Ok(Answer::json(200, &json!({"autoSuggestResults": records, "hasMoreResults": more})))
+impl<'c> Recalled<'c> {
+    fn new(connection: &'c Connection) -> Answered<Self> {
+        let reader = connection.query_row("PRAGMA query_only", [], |row| row.get(0))?;
+        connection.execute_batch(
+            "PRAGMA query_only=0; CREATE TEMP TABLE \"RecentlyViewed\" AS SELECT * FROM main.\"RecentlyViewed\" WHERE 0",
+        )?;
+        Ok(Self { connection, reader })
     }
 }
 
-/// One section with all fields, in two columns as a page has them.
-fn layout(object: &Object, shown: &[&Field]) -> Value {
-    let item = |field: &&Field| {
-        json!({"editableForNew": field.createable, "editableForUpdate": field.updateable, "label": field.label,
-               "layoutComponents": [{"displayLines": 1, "tabOrder": 1, "type": "Field", "value": field.name}],
-               "placeholder": false, "required": field.required()})
-    };
-    let rows: Vec<Value> = shown
-        .chunks(2)
-        .map(|pair| json!({"numItems": pair.len(), "layoutItems": pair.iter().map(item).collect::<Vec<_>>()}))
-        .collect();
-    let section = json!([{"columns": 2, "heading": object.label, "layoutRows": rows, "rows": rows.len(),
-                          "useCollapsibleSection": false, "useHeading": true}]);
-    json!({"buttonLayoutSection": {"detailButtons": []}, "detailLayoutSections": section, "editLayoutSections": section,
-           "feedView": null, "highlightsPanelLayoutSection": null, "id": null, "multirowEditLayoutSections": [],
-           "offlineLinks": [], "relatedContent": null, "relatedLists": [], "saveOptions": []})
+impl Drop for Recalled<'_> {
+    fn drop(&mut self) {
+        // It fails only when the connection is of no more use.
+        let _ = self.connection.execute_batch("DROP TABLE temp.\"RecentlyViewed\"");
+        let _ = self.connection.pragma_update(None, "query_only", self.reader);
+    }
 }
 
 pub(super) fn check_version(version: &str) -> Answered<()> {

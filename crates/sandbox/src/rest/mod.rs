@@ -2,6 +2,7 @@
 
 mod about;
 mod blob;
+mod outline;
 mod query;
 mod rows;
 
@@ -202,6 +203,8 @@ impl Org {
             (_, ["query" | "queryAll" | "limits" | "sobjects" | "search" | "recent"]) => {
                 Err(not_allowed(method, "GET,HEAD"))
             }
+            ("POST", ["process", "approvals"]) => self.approve(call),
+            ("GET", ["executeAnonymous"]) => Ok(Answer::json(200, &outline::no_apex())),
             ("GET", rest) => self.outline(call, version, rest),
             _ => Err(ApiError::not_found()),
         }

@@ -3,13 +3,11 @@
 use serde_json::{Value, json};
 
 use super::{Answer, Call};
+use crate::cursors::Cursor;
 use crate::error::{Answered, ApiError};
-use crate::org::{Cursor, Org};
-use crate::query;
+use crate::org::Org;
+use crate::query::{self, PAGE};
 use crate::schema::Object;
-
-/// Records on a page unless the client asks for fewer. Source: REST API guide, query options.
-const PAGE: usize = 2000;
 
 impl Org {
     /// Returns all records of a query, for our own use.
@@ -17,6 +15,7 @@ impl Org {
         self.read(|connection| {
             let context = self.context(&call.caller, connection, version, deleted);
             let plan = query::compile(context, soql)?;
+            let _recalled = self.recall(call, version, connection, soql)?;
             let rows = plan.rows(connection)?;
             plan.records(context, &rows)
         })
@@ -44,8 +43,9 @@ impl Org {
         let mut answer = None;
         let mut seen = Vec::new();
         let cursor = self.read(|connection| {
-            let context = self.context(&call.caller, connection, version, deleted);
+            let context = query::Context { page: size, ..self.context(&call.caller, connection, version, deleted) };
             let plan = query::compile(context, text)?;
+            let _recalled = self.recall(call, version, connection, text)?;
             if let Some(count) = plan.count(connection)? {
                 answer = Some(json!({"totalSize": count, "done": true, "records": []}));
                 return Ok(None);
@@ -73,7 +73,7 @@ impl Org {
         }
         let mut body = answer.unwrap_or_default();
         if let Some(cursor) = cursor {
-            let id = self.keep_cursor(cursor);
+            let id = self.cursors.keep(&call.caller.user_id, false, cursor);
             let records = body["records"].take();
             body["nextRecordsUrl"] = Value::String(format!("/services/data/{version}/query/{id}-{size}"));
             // Keys in the platform's order.
@@ -91,10 +91,11 @@ impl Org {
         let (id, offset) = locator.split_once('-').ok_or_else(invalid)?;
         let offset: usize = offset.parse().map_err(|_| invalid())?;
         let size = page_size(call);
-        let cursor = self.cursor(id)?;
+        let cursor = self.cursors.find(&call.caller.user_id, id)?;
         let rest = cursor.rows.get(offset..).ok_or_else(invalid)?;
         let records = self.read(|connection| {
-            let context = self.context(&call.caller, connection, version, cursor.deleted);
+            let context =
+                query::Context { page: size, ..self.context(&call.caller, connection, version, cursor.deleted) };
             cursor.plan.records(context, &rest[..rest.len().min(size)])
         })?;
         let mut body = json!({"totalSize": cursor.rows.len(), "done": rest.len() <= size});

@@ -52,6 +52,43 @@ async fn done(client: &Client, job: &str, batch: &str) -> Result<String, Failed>
 }
 
 #[tokio::test]
+async fn uploads_and_batches_have_their_limits() -> Result<(), Failed> {
+    let (sandbox, client) = open(Vec::new()).await?;
+    sandbox.allow_calls(u64::from(u32::MAX));
+    let job = json!({"object": "Account", "operation": "insert", "contentType": "CSV"});
+    let (_, job) = client.call("POST", "/jobs/ingest", Some(&job)).await?;
+    let path = format!("/jobs/ingest/{}/batches", job["id"].as_str().unwrap_or_default());
+    let csv = |bytes: usize| [b"Name\n".to_vec(), vec![b'x'; bytes - 5]].concat();
+    let kind = [("content-type", "text/csv")];
+    assert_eq!(client.raw("PUT", &path, &kind, csv(150_000_001)).await?.0, 413);
+    assert_eq!(client.raw("PUT", &path, &kind, csv(150_000_000)).await?.0, 201);
+
+    let headers = [("content-type", "application/json"), ("x-sfdc-session", client.token.as_str())];
+    let job = "{\"object\": \"Account\", \"operation\": \"insert\", \"contentType\": \"CSV\"}";
+    let (_, _, bytes) = client.raw("POST", "/services/async/66.0/job", &headers, job).await?;
+    let job: Value = serde_json::from_slice(&bytes)?;
+    let path = format!("/services/async/66.0/job/{}/batch", job["id"].as_str().unwrap_or_default());
+    let headers = [("content-type", "text/csv"), ("x-sfdc-session", client.token.as_str())];
+    let (status, _, refused) = client.raw("POST", &path, &headers, csv(10_000_001)).await?;
+    assert_eq!(status, 400, "{}", String::from_utf8_lossy(&refused));
+    for records in [10_000, 10_001] {
+        let (status, _, _) = client.raw("POST", &path, &headers, format!("Name\n{}", "x\n".repeat(records))).await?;
+        assert_eq!(status, 201);
+    }
+    let seen = loop {
+        let (status, _, bytes) = client.raw("GET", &path, &[headers[1]], "").await?;
+        let text = String::from_utf8(bytes)?;
+        assert_eq!(status, 200, "{text}");
+        if ["Completed", "Failed"].iter().all(|state| text.contains(&format!("<state>{state}</state>"))) {
+            break text;
+        }
+    };
+    assert!(seen.contains("Records per batch exceed the limit of 10000"), "{seen}");
+    assert_eq!(client.query("SELECT COUNT() FROM Account").await?["totalSize"], 10_000);
+    Ok(())
+}
+
+#[tokio::test]
 async fn classic_jobs_speak_csv_json_and_xml_and_keep_the_order() -> Result<(), Failed> {
     let (_sandbox, client) = open(Vec::new()).await?;
     let bodies = [

@@ -64,6 +64,15 @@ async fn a_singer_tap_takes_the_sandbox_for_an_org() -> Result<(), Failed> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_works_in_a_browser() -> Result<(), Failed> {
+    let modules = setting("BRIDGEHEAD_TEST_NODE_MODULES")?;
+    let sandbox = org().await?;
+    let client = Client::sign_in(&sandbox).await?;
+    client.create("Account", json!({"Name": "\u{d6}z <b>bold</b>"})).await?;
+    judged_at(&sandbox, Command::new("node"), "page_browser.mjs", &[&modules], 4).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn salesforce_s_own_command_line_takes_the_sandbox_for_an_org() -> Result<(), Failed> {
     let modules = setting("BRIDGEHEAD_TEST_NODE_MODULES")?;
     judged_by(Command::new("node"), "sf_client.mjs", &[&modules], 5).await

@@ -179,6 +179,18 @@ async fn what_was_used_last_and_what_changed_is_told() -> Result<(), Failed> {
     client.query("SELECT Id FROM Account WHERE Name = 'Birch' FOR VIEW").await?;
     let (_, recent) = client.call("GET", "/recent?limit=1", None).await?;
     assert_eq!(recent[0]["Name"], "Birch");
+    let soql = "SELECT Id, Name, Type FROM RecentlyViewed WHERE LastViewedDate != NULL ORDER BY Name DESC";
+    let viewed = client.query(soql).await?;
+    let names: Vec<&Value> = (0..2).map(|at| &viewed["records"][at]["Name"]).collect();
+    assert_eq!(
+        (names, &viewed["records"][0]["Type"]),
+        (vec![&json!("Birch"), &json!("Acme")], &json!("Account")),
+        "{viewed}"
+    );
+    let used =
+        client.query("SELECT Name FROM Account WHERE Id IN (SELECT Id FROM RecentlyViewed WHERE Name='Acme')").await?;
+    assert_eq!(used["totalSize"], 1, "{used}");
+    client.create("Contact", json!({"LastName": "Still writable"})).await?;
     client.call("DELETE", &format!("/sobjects/Account/{second}"), None).await?;
     let window = "start=2026-01-01T00:00:00%2B00:00&end=2027-06-01T00:00:00%2B00:00";
     let (status, refused) = client.call("GET", &format!("/sobjects/Account/updated?{window}"), None).await?;
@@ -242,6 +254,7 @@ async fn every_resource_of_the_list_answers() -> Result<(), Failed> {
         "/sobjects/Account/describe/compactLayouts",
         "/sobjects/Account/describe/approvalLayouts",
         "/sobjects/Account/listviews",
+        "/tooling/executeAnonymous?anonymousBody=System.debug(1);",
         "/sobjects/Account/quickActions",
         "/sobjects/Account",
         "/tooling/sobjects",
@@ -266,6 +279,66 @@ async fn every_resource_of_the_list_answers() -> Result<(), Failed> {
     let deep = "[".repeat(5000);
     let (status, _, _) = client.raw("POST", "/sobjects/Account", &[("content-type", "application/json")], deep).await?;
     assert_eq!(status, 400, "nesting is bounded");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_list_view_shows_its_records() -> Result<(), Failed> {
+    let (_sandbox, client) = open(Vec::new()).await?;
+    for name in ["Birch", "Acme", "Cedar"] {
+        client.create("Account", json!({"Name": name})).await?;
+    }
+    let (_, views) = client.call("GET", "/sobjects/Account/listviews", None).await?;
+    let view = &views["listviews"][0];
+    let path = |key: &str| view[key].as_str().unwrap_or_default().trim_start_matches("/services/data/v66.0").to_owned();
+    assert_eq!((&views["size"], &view["developerName"]), (&json!(1), &json!("AllAccounts")));
+    let (_, described) = client.call("GET", &path("describeUrl"), None).await?;
+    let rows = client.query(described["query"].as_str().unwrap_or_default()).await?;
+    assert_eq!(rows["totalSize"], 3, "{described}");
+    let (_, page) = client.call("GET", &format!("{}?limit=2&offset=1", path("resultsUrl")), None).await?;
+    let names: Vec<&Value> = (0..2).map(|at| &page["records"][at]["columns"][0]["value"]).collect();
+    assert_eq!((names, &page["done"]), (vec![&json!("Birch"), &json!("Cedar")], &json!(true)), "{page}");
+    assert_eq!(client.call("GET", "/sobjects/Account/listviews/00B000000000000AAA", None).await?.0, 404);
+
+    let submit = json!({"requests": [{"actionType": "Submit", "contextId": "001000000000001AAA"}]});
+    let (status, answer) = client.call("POST", "/process/approvals", Some(&submit)).await?;
+    assert_eq!((status, &answer[0]["errors"][0]["statusCode"]), (200, &json!("NO_APPLICABLE_PROCESS")));
+    Ok(())
+}
+
+#[tokio::test]
+async fn children_have_pages_of_their_own() -> Result<(), Failed> {
+    let (_sandbox, client) = open(Vec::new()).await?;
+    let mut parents = Vec::new();
+    for name in ["Few", "Many"] {
+        parents.push(client.create("Account", json!({"Name": name})).await?);
+    }
+    for from in [0, 200, 400] {
+        let records: Vec<Value> = (from..from + 150)
+            .map(|at| {
+                let parent = &parents[usize::from(at > 0)];
+                json!({"attributes": {"type": "Contact"}, "LastName": format!("{at:03}"), "AccountId": parent})
+            })
+            .collect();
+        client.call("POST", "/composite/sobjects", Some(&json!({"records": records}))).await?;
+    }
+    let soql = "SELECT Name, (SELECT LastName FROM Contacts ORDER BY LastName) FROM Account ORDER BY Name";
+    let path = format!("/query?q={}", soql.replace(' ', "+"));
+    let (_, _, bytes) = client.raw("GET", &path, &[("sforce-query-options", "batchSize=200")], "").await?;
+    let answer: Value = serde_json::from_slice(&bytes)?;
+    assert_eq!(answer["records"][0]["Contacts"]["done"], true);
+    let mut page = answer["records"][1]["Contacts"].clone();
+    let mut names = Vec::new();
+    loop {
+        assert_eq!(page["totalSize"], 449);
+        names.extend(page["records"].as_array().into_iter().flatten().map(|record| record["LastName"].clone()));
+        let Some(next) = page["nextRecordsUrl"].as_str() else { break };
+        let (_, _, bytes) = client.raw("GET", next, &[("sforce-query-options", "batchSize=200")], "").await?;
+        page = serde_json::from_slice(&bytes)?;
+    }
+    let expected: Vec<Value> = (1..150).chain(200..350).chain(400..550).map(|at| json!(format!("{at:03}"))).collect();
+    assert_eq!(names, expected, "each child once, in order");
+    assert_eq!(page["done"], true);
     Ok(())
 }
 

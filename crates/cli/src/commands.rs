@@ -14,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 use crate::project::Project;
 use crate::{Failure, config};
 
-fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header.to_vec());
     table
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
+pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|error| Failure::from_error(Class::Internal, &error))?;
     println!("{text}");
     Ok(())
@@ -92,7 +92,11 @@ pub(crate) async fn check(project: &Project) -> Result<(), Failure> {
 async fn forecast(project: &Project, sync: &Sync) -> Result<Forecast, Failure> {
     let (source, target) = project.endpoints(sync)?;
     let parents = |name: &str| project.parent_key(name);
-    let forecast = engine::forecast(sync, &*source, &*target, &project.store, &parents).await;
+    let forecast = if sync.two_way.is_some() {
+        engine::forecast_pairs(sync, [&*source, &*target], &project.store, &parents).await
+    } else {
+        engine::forecast(sync, &*source, &*target, &project.store, &parents).await
+    };
     forecast.map_err(|error| failure(project, sync, &error))
 }
 
@@ -160,7 +164,11 @@ pub(crate) async fn run_one(project: &Project, sync: &Sync, options: &Options, q
         bar.set_position(progress.rows);
     };
     let parents = |name: &str| project.parent_key(name);
-    let result = engine::run(sync, &*source, &*target, &project.store, &parents, options, &progress).await;
+    let result = if sync.two_way.is_some() {
+        engine::run_pairs(sync, [&*source, &*target], &project.store, &parents, options, &progress).await
+    } else {
+        engine::run(sync, &*source, &*target, &project.store, &parents, options, &progress).await
+    };
     bar.finish_and_clear();
     result.map_err(|error| failure(project, sync, &error))
 }
@@ -178,6 +186,8 @@ pub(crate) fn line(report: &Report, seconds: f64) -> String {
         (counts.parked, "parked"),
         (counts.released, "released"),
         (counts.warnings, "warnings"),
+        (report.conflicts, "conflicts decided"),
+        (report.held, "conflicts held"),
     ] {
         if count > 0 {
             parts.push(format!("{count} {word}"));
@@ -188,8 +198,14 @@ pub(crate) fn line(report: &Report, seconds: f64) -> String {
     format!("{} ({how}): {}; {} API calls, {seconds:.1} s; {end}", report.sync, parts.join(", "), report.calls)
 }
 
-pub(crate) async fn run(project: &Project, names: &[String], full: bool, as_json: bool) -> Result<(), Failure> {
-    let options = Options { full, replay: false, stop: stop_on_interrupt() };
+pub(crate) async fn run(
+    project: &Project,
+    names: &[String],
+    full: bool,
+    force: bool,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let options = Options { full, force, stop: stop_on_interrupt(), ..Options::default() };
     run_all(project, &project.syncs(names)?, &options, as_json).await
 }
 
@@ -309,7 +325,7 @@ pub(crate) fn show_letter(project: &Project, id: i64) -> Result<(), Failure> {
 }
 
 pub(crate) async fn replay(project: &Project, sync: &str) -> Result<(), Failure> {
-    let options = Options { full: false, replay: true, stop: stop_on_interrupt() };
+    let options = Options { replay: true, stop: stop_on_interrupt(), ..Options::default() };
     run_all(project, &project.syncs(&[sync.to_owned()])?, &options, false).await
 }
 

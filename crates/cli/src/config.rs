@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use endpoint::Kind;
-use mapping::Direction;
+use engine::{Contested, Policy};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -47,13 +47,34 @@ pub(crate) struct SyncConfig {
     /// Name of the mapping.
     pub(crate) mapping: String,
     /// Which way records move.
-    pub(crate) direction: Direction,
+    pub(crate) direction: DirectionConfig,
     /// What becomes of records whose counterpart is gone.
     #[serde(default)]
     pub(crate) deletes: DeletesConfig,
     /// Largest share of the linked records that one run may delete, 0 to 1.
     #[serde(default = "SyncConfig::default_brake")]
     pub(crate) brake: f64,
+    /// Two-way syncs: who wins where both sides changed a field to different values.
+    #[serde(default)]
+    pub(crate) conflicts: Option<Policy>,
+    /// Two-way syncs: what becomes of a record that one side deleted and the other changed.
+    #[serde(default)]
+    pub(crate) contested: Option<Contested>,
+    /// Two-way syncs: largest share of the linked records that may have changed on one side since the last run, 0 to 1.
+    #[serde(default)]
+    pub(crate) change_brake: Option<f64>,
+}
+
+/// Which way records move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DirectionConfig {
+    /// From Salesforce to the external system.
+    ToExternal,
+    /// From the external system to Salesforce.
+    ToSalesforce,
+    /// Both ways: what changes on either side is merged with the other.
+    TwoWay,
 }
 
 impl SyncConfig {

@@ -2,6 +2,7 @@
 
 mod commands;
 mod config;
+mod conflicts;
 mod demo;
 mod project;
 mod sandbox;
@@ -54,6 +55,9 @@ enum Command {
         /// Read everything, not only what changed.
         #[arg(long)]
         full: bool,
+        /// Go on where a brake would stop a two-way sync.
+        #[arg(long)]
+        force: bool,
         /// One JSON object per run, instead of text.
         #[arg(long)]
         json: bool,
@@ -67,6 +71,9 @@ enum Command {
     /// Look after changes that could not be applied.
     #[command(subcommand)]
     DeadLetters(Letters),
+    /// See and decide what both sides of a two-way sync changed.
+    #[command(subcommand)]
+    Conflicts(conflicts::Arguments),
     /// Start a local Salesforce org, or look after one.
     Sandbox(sandbox::Arguments),
     /// Print the JSON Schema of the project's files, for editors.
@@ -208,7 +215,8 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Check => commands::check(&open()?).await,
         Command::Plan { syncs, json } => commands::plan(&open()?, &syncs, json).await,
-        Command::Run { syncs, full, json } => commands::run(&open()?, &syncs, full, json).await,
+        Command::Run { syncs, full, force, json } => commands::run(&open()?, &syncs, full, force, json).await,
+        Command::Conflicts(arguments) => conflicts::run(&open()?, arguments),
         Command::Runs { json } => commands::runs(&open()?, json),
         Command::DeadLetters(Letters::List { sync, limit, json }) => {
             commands::letters(&open()?, sync.as_deref(), json, limit)

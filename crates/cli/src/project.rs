@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use endpoint::{Endpoint, Journal, References, Setup};
-use engine::{Deletes, Sync};
+use engine::{Deletes, Sync, TwoWayRules};
 use mapping::{Definition, Direction};
 use model::Class;
 use secrecy::SecretString;
 use state::Store;
 
 use crate::Failure;
-use crate::config::{Config, DeletesConfig, SyncConfig, kinds};
+use crate::config::{Config, DeletesConfig, DirectionConfig, SyncConfig, kinds};
 
 /// The file that makes a folder a project.
 const FILE: &str = "bridgehead.yaml";
@@ -127,7 +127,10 @@ impl Project {
         }
         for (at, sync) in config.syncs().iter().enumerate() {
             let same = |other: &&SyncConfig| {
-                other.sync == sync.sync || (other.mapping == sync.mapping && other.direction == sync.direction)
+                // Links of a mapping are those of a two-way sync, or of one-way ones.
+                let both = [other.direction, sync.direction].contains(&DirectionConfig::TwoWay);
+                other.sync == sync.sync
+                    || (other.mapping == sync.mapping && (both || other.direction == sync.direction))
             };
             if let Some(other) = config.syncs()[..at].iter().find(same) {
                 return Err(wrong(format!(
@@ -161,12 +164,16 @@ impl Project {
             Ok(Sync {
                 name: config.sync.clone(),
                 definition: definition.clone(),
-                direction: config.direction,
+                direction: match config.direction {
+                    DirectionConfig::ToSalesforce => Direction::ToSalesforce,
+                    DirectionConfig::ToExternal | DirectionConfig::TwoWay => Direction::ToExternal,
+                },
                 deletes: match config.deletes {
                     DeletesConfig::Ignore => Deletes::Ignore,
                     DeletesConfig::Propagate => Deletes::Propagate,
                 },
                 brake: config.brake,
+                two_way: two_way(config).map_err(|what| wrong(format!("the sync {}: {what}", config.sync)))?,
             })
         });
         let syncs = syncs.collect::<Result<Vec<_>, Failure>>()?;
@@ -227,6 +234,21 @@ impl Project {
             failure
         })
     }
+}
+
+/// Returns how a sync decides, if it goes both ways.
+fn two_way(config: &SyncConfig) -> Result<Option<TwoWayRules>, &'static str> {
+    let given = config.conflicts.is_some() || config.contested.is_some() || config.change_brake.is_some();
+    if config.direction != DirectionConfig::TwoWay {
+        let message = "`conflicts`, `contested` and `change_brake` are for syncs with direction: two_way";
+        return if given { Err(message) } else { Ok(None) };
+    }
+    let rules = TwoWayRules::default();
+    Ok(Some(TwoWayRules {
+        conflicts: config.conflicts.unwrap_or(rules.conflicts),
+        contested: config.contested.unwrap_or(rules.contested),
+        change_brake: config.change_brake.unwrap_or(rules.change_brake),
+    }))
 }
 
 const STARTER: &str = "\

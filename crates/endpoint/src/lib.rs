@@ -9,6 +9,7 @@ mod kind;
 
 pub use kind::{Kind, References, Setup, configuration};
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use model::{ChangeBatch, Class, Entity, Outcome, Position};
@@ -59,6 +60,11 @@ pub struct Capabilities {
     pub creates_entities: bool,
     /// Most rows that one write should hold.
     pub write_rows: usize,
+    /// It can take part in two-way syncs: records can be fetched by key, and written only where they are as they were
+    /// read.
+    pub two_way: bool,
+    /// What guards a write is the second of the last change: a record read in that very second is not guarded.
+    pub guards_by_second: bool,
 }
 
 /// A span of changes by the source's own cursor, ends included.
@@ -102,6 +108,31 @@ pub struct Target {
     pub key: String,
     /// Name of the sync, for what has to be remembered about work in progress.
     pub sync: String,
+}
+
+/// What is to happen to one record of a guarded write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revision {
+    /// The record is made; it must not be there.
+    Insert,
+    /// Fields of the record are written; they must be as they were read.
+    Update,
+    /// The record goes; it must be as it was read.
+    Delete,
+}
+
+/// Changes that are made only where a record is still as it was read.
+#[derive(Debug, Clone)]
+pub struct Guarded {
+    /// What is to happen to each row.
+    pub revisions: Vec<Revision>,
+    /// The new values: the key of the target, and a column a field.
+    pub records: RecordBatch,
+    /// For each row the columns of `records` that are written.
+    pub written: Vec<Vec<usize>>,
+    /// The rows as they were read, as many; a column of it that is also written is compared with what is there, of a
+    /// deletion every column. Those of an insert mean nothing.
+    pub expected: RecordBatch,
 }
 
 /// Finds out what a connection holds.
@@ -152,6 +183,13 @@ pub trait Source: Catalog {
 
     /// Starts a read. Dropping the stream stops it and leaves nothing running.
     async fn read(&self, read: Read) -> Result<Batches>;
+
+    /// Returns the records whose field `key` has one of these values, in no particular order, with `fields` as columns;
+    /// records that are not there are left out. Those that were changed so recently that a guarded write could not tell
+    /// a later change are waited for.
+    async fn fetch(&self, entity: &Entity, _fields: &[String], _key: &str, _keys: &[String]) -> Result<ChangeBatch> {
+        Err(one_way(entity))
+    }
 }
 
 /// Writes records.
@@ -163,6 +201,17 @@ pub trait Sink: Catalog {
     /// twice leaves what writing them once leaves. No two rows of a batch have the same key.
     async fn write(&self, target: &Target, changes: &ChangeBatch) -> Result<Vec<Outcome>>;
 
+    /// Makes changes only where records are still as they were read; a row whose record is not gets
+    /// [`Outcome::Moved`], and its record stays as it is. No two rows have the same key.
+    async fn revise(&self, target: &Target, _changes: &Guarded) -> Result<Vec<Outcome>> {
+        Err(one_way(&target.entity))
+    }
+
+    /// Returns so many keys that no record has or will be given by the system itself.
+    async fn new_keys(&self, entity: &Entity, _key: &str, _count: usize) -> Result<Vec<String>> {
+        Err(one_way(entity))
+    }
+
     /// Creates an entity that is missing; one that is there stays as it is.
     async fn create(&self, entity: &Entity) -> Result<()> {
         Err(Error::new(Class::Mapping, format!("{} cannot be created here", entity.name)))
@@ -172,6 +221,13 @@ pub trait Sink: Catalog {
     fn forecast_calls(&self, _rows: u64) -> u64 {
         0
     }
+}
+
+fn one_way(entity: &Entity) -> Error {
+    Error::new(
+        Class::Mapping,
+        format!("{} can't take part in a two-way sync: its system can't fetch by key", entity.name),
+    )
 }
 
 /// A system that can be read and written.

@@ -1,13 +1,28 @@
 //! Rows of texts gathered into batches; a row that does not fit is set aside with its reason.
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use model::{ChangeBatch, Column, Position, RecordError, Type, Unreadable};
+use endpoint::{Guarded, Revision};
+use model::{ChangeBatch, Column, Position, RecordError, Type, Unreadable, text_of};
 
 /// Longest part of a value that a message shows, in characters.
 const SHOWN: usize = 20;
+
+/// True when the row `found` of `there` is what a guarded write expects of its row: in the columns that it writes, and of a
+/// deletion in all that were read.
+pub(crate) fn is_as_read(changes: &Guarded, row: usize, there: &RecordBatch, found: usize) -> bool {
+    let schema = changes.expected.schema();
+    let written: Vec<&String> =
+        changes.written[row].iter().map(|column| changes.records.schema_ref().field(*column).name()).collect();
+    let same = |(column, field): (&ArrayRef, &arrow::datatypes::FieldRef)| {
+        let compared = changes.revisions[row] == Revision::Delete || written.contains(&field.name());
+        let now = there.column_by_name(field.name()).and_then(|now| text_of(now.as_ref(), found));
+        !compared || now == text_of(column.as_ref(), row)
+    };
+    changes.expected.columns().iter().zip(schema.fields()).all(same)
+}
 
 /// Rows on their way into a batch.
 pub(crate) struct Rows {

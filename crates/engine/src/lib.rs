@@ -5,13 +5,17 @@
 
 mod chunk;
 mod deletes;
+mod merge;
 mod prepare;
 mod report;
 mod run;
 mod settle;
 mod sync;
+mod two_way;
 
+pub use merge::{Contested, Policy};
 pub use prepare::{Forecast, forecast};
 pub use report::{Counts, Error, Progress, Receipt, Report};
 pub use run::{Options, run};
 pub use sync::{Deletes, Sync, in_order};
+pub use two_way::{PreparedPairs, TwoWayRules, forecast_pairs, prepare_pairs, run_pairs, run_prepared};

@@ -35,6 +35,17 @@ pub enum Error {
         /// Records that are linked.
         of: u64,
     },
+    /// More is to be changed than usual.
+    #[error(
+        "more than the usual share of records has changed since the last run: it stopped after {changed} writes to the \
+         {of} linked records, and the rest waits. Run it with --force if that is right, or raise `change_brake`"
+    )]
+    ChangeBrake {
+        /// Records that were changed.
+        changed: u64,
+        /// Records that are linked.
+        of: u64,
+    },
     /// A rule of the mapping lets no record pass that fails it.
     #[error(transparent)]
     Rejected(#[from] mapping::Rejected),
@@ -52,7 +63,7 @@ impl Error {
             Self::State(error) => error.class(),
             Self::Batch { .. } => Class::Internal,
             Self::Rejected(_) => Class::Rejected,
-            Self::Brake { .. } | Self::Stopped => Class::Stopped,
+            Self::Brake { .. } | Self::ChangeBrake { .. } | Self::Stopped => Class::Stopped,
         }
     }
 }
@@ -120,6 +131,12 @@ pub struct Report {
     pub calls_forecast: u64,
     /// API calls spent.
     pub calls: u64,
+    /// Conflicts that the sync's rules decided.
+    #[serde(default)]
+    pub conflicts: u64,
+    /// Conflicts that wait for a person.
+    #[serde(default)]
+    pub held: u64,
     /// Time until batches came, in milliseconds.
     pub read_ms: u64,
     /// Time spent mapping, in milliseconds.

@@ -1,6 +1,6 @@
 //! One run of one sync: a window is opened, read, settled and closed.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use endpoint::{Endpoint, Window};
@@ -16,14 +16,25 @@ use crate::report::{Error, Progress, Receipt, Report};
 use crate::sync::{Deletes, Sync};
 
 /// How a run is wanted.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Reads everything, whatever the checkpoint says.
     pub full: bool,
     /// Tries dead letters again, too, not only what is parked.
     pub replay: bool,
+    /// Goes on where a brake of a two-way sync would stop it.
+    pub force: bool,
+    /// The pause before a write that failed for the moment is tried again; it doubles each time.
+    pub backoff: Duration,
     /// Stops the run at the next checkpoint.
     pub stop: CancellationToken,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let backoff = Duration::from_millis(250);
+        Self { full: false, replay: false, force: false, backoff, stop: CancellationToken::new() }
+    }
 }
 
 /// Runs a sync to its end and returns what it did. A second run of the same sync at the same time is

@@ -1,7 +1,7 @@
 //! The end of a chunk: it is written, and every row's outcome is stored together with the checkpoint.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
@@ -17,9 +17,7 @@ use crate::run::{Running, millis};
 use crate::sync::Sync;
 
 /// How often a batch is written again after a passing failure.
-const WRITE_TRIES: u32 = 4;
-/// The first pause before that; it doubles.
-const BACKOFF: Duration = Duration::from_millis(250);
+pub(crate) const WRITE_TRIES: u32 = 4;
 
 impl Running<'_> {
     /// Writes a chunk and stores the outcome of each of its rows together with the checkpoint.
@@ -104,7 +102,7 @@ impl Running<'_> {
                     commit.seen.push(ties[row].clone());
                     continue;
                 }
-                Outcome::Unchanged => {
+                Outcome::Unchanged | Outcome::Moved => {
                     counts.unchanged += 1;
                     None
                 }
@@ -157,7 +155,7 @@ impl Running<'_> {
                 Err(error) if error.class().is_transient() && tries < WRITE_TRIES => {
                     tracing::debug!(%error, tries, "writing a batch again");
                     tokio::select! {
-                        () = tokio::time::sleep(BACKOFF * 2_u32.pow(tries)) => {}
+                        () = tokio::time::sleep(self.options.backoff * 2_u32.pow(tries)) => {}
                         () = self.options.stop.cancelled() => return Err(Error::Stopped),
                     }
                     tries += 1;

@@ -2,6 +2,8 @@
 
 use mapping::{Definition, Direction, Mistake};
 
+use crate::two_way::TwoWayRules;
+
 /// What becomes of records whose counterpart is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Deletes {
@@ -25,6 +27,8 @@ pub struct Sync {
     pub deletes: Deletes,
     /// Largest share of the linked records that one run may delete, 0 to 1.
     pub brake: f64,
+    /// How it decides, if it goes both ways; `direction` means nothing then.
+    pub two_way: Option<TwoWayRules>,
 }
 
 impl Sync {
@@ -93,6 +97,7 @@ mod tests {
             direction: Direction::ToSalesforce,
             deletes: Deletes::Ignore,
             brake: 0.1,
+            two_way: None,
         }
     }
 

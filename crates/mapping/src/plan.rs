@@ -11,7 +11,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use model::{Conversion, Entity, Field, RecordError, Side, Type, text_of};
 use serde_saphyr::Spanned;
 
-use crate::definition::{Definition, Direction, Mistake, OnFail, Pair};
+use crate::definition::{Definition, Direction, Match, Mistake, OnFail, Pair};
 use crate::evaluate::{Language, evaluate, fit, passes};
 
 /// What a mapping may know of the others: each one's name with the Salesforce key of its records.
@@ -69,10 +69,25 @@ pub struct Plan {
     pub parent_columns: Vec<String>,
     /// Conversions that can lose something, each a sentence.
     pub conversions: Vec<String>,
+    /// For each pair of the mapping, where its value stands in this direction; `None` where it goes the other way only.
+    pub(crate) pairs: Vec<Option<Place>>,
+    /// Columns of keys of parents, each with the column of the reference itself.
+    references: Vec<(usize, usize)>,
+    /// For each match rule its expression over this source.
+    matches: Vec<(Arc<dyn PhysicalExpr>, DataType)>,
     source: Side,
     outputs: Vec<Output>,
     checks: Vec<Check>,
     schema: SchemaRef,
+}
+
+/// Where the value of a pair stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Column of the source's own value, where the pair has one.
+    pub(crate) source: Option<usize>,
+    /// Column of the value as the target would hold it.
+    pub(crate) output: usize,
 }
 
 /// A mapped batch.
@@ -122,8 +137,28 @@ impl Plan {
         target: &Entity,
         parents: Parents<'_>,
     ) -> Result<Self, Vec<Mistake>> {
-        let mut planner =
-            Planner { direction, source, target, mistakes: Vec::new(), language: Language::new(), fields: Vec::new() };
+        Self::planned(definition, direction, [source, target], parents, false).map(|(plan, _)| plan)
+    }
+
+    /// The same for one direction of a two-way sync, where a rule may be about the other side: also returns the places
+    /// of the rules that are about this one.
+    pub(crate) fn planned(
+        definition: &Definition,
+        direction: Direction,
+        [source, target]: [&Entity; 2],
+        parents: Parents<'_>,
+        two_way: bool,
+    ) -> Result<(Self, Vec<usize>), Vec<Mistake>> {
+        let mut planner = Planner {
+            direction,
+            source,
+            target,
+            two_way,
+            mistakes: Vec::new(),
+            language: Language::new(),
+            fields: Vec::new(),
+            references: Vec::new(),
+        };
         let plan = planner.plan(definition, parents);
         match plan {
             Some(plan) if planner.mistakes.is_empty() => Ok(plan),
@@ -163,6 +198,13 @@ impl Plan {
                 }
             }
         }
+        for (key, reference) in &self.references {
+            let (key, reference) = (batch.column(*key), batch.column(*reference));
+            for row in (0..rows).filter(|row| key.is_null(*row) && reference.is_valid(*row)) {
+                let parent = text_of(reference.as_ref(), row).unwrap_or_default();
+                refuse(row, RecordError::rejected("MISSING_PARENT", format!("the parent {parent} has no key yet")));
+            }
+        }
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.outputs.len());
         for output in &self.outputs {
             let values = match &output.from {
@@ -187,6 +229,24 @@ impl Plan {
 }
 
 impl Plan {
+    /// Returns the columns that [`Self::apply`] makes, the key first.
+    pub fn columns(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Returns for each match rule what it says of each row: rows of the two sides that say the same are one record.
+    /// A row that says nothing, or can't be evaluated, matches none.
+    pub fn match_texts(&self, batch: &RecordBatch) -> Vec<Vec<Option<String>>> {
+        let texts = |(run, kind): &(Arc<dyn PhysicalExpr>, DataType)| {
+            let values = evaluate(run, kind, batch, &mut |_, _| {});
+            let values = arrow::compute::cast(&values, &DataType::Utf8).unwrap_or(values);
+            let text =
+                |row| text_of(values.as_ref(), row).map(std::borrow::Cow::into_owned).filter(|text| !text.is_empty());
+            (0..batch.num_rows()).map(text).collect()
+        };
+        self.matches.iter().map(texts).collect()
+    }
+
     /// Replaces keys of parents by those of their counterparts; a parent without one is missing still.
     fn translate(
         &self,
@@ -227,10 +287,14 @@ struct Planner<'p> {
     direction: Direction,
     source: &'p Entity,
     target: &'p Entity,
+    /// True for one direction of a two-way sync.
+    two_way: bool,
     mistakes: Vec<Mistake>,
     language: Language,
     /// Fields to read, with their types.
     fields: Vec<(String, Type)>,
+    /// Columns of keys of parents, each with the column of the reference itself.
+    references: Vec<(usize, usize)>,
 }
 
 /// An output before all the fields to read are known.
@@ -244,13 +308,13 @@ struct Draft {
 }
 
 impl Planner<'_> {
-    fn plan(&mut self, definition: &Definition, parents: Parents<'_>) -> Option<Plan> {
+    fn plan(&mut self, definition: &Definition, parents: Parents<'_>) -> Option<(Plan, Vec<usize>)> {
         let (salesforce, external) = (&definition.salesforce.key, &definition.external.key);
         let (source_key, target_key) = match self.direction {
             Direction::ToExternal => (salesforce, external),
             Direction::ToSalesforce => (external, salesforce),
         };
-        if let Some(first) = definition.matches.first() {
+        if let Some(first) = definition.matches.first().filter(|_| !self.two_way) {
             let message = "match rules pair records of a two-way sync; take them out of a mapping that syncs one way";
             self.mistakes.push(Mistake::at(&first.when_key_missing, message));
         }
@@ -264,8 +328,13 @@ impl Planner<'_> {
             (Direction::ToExternal, Some(id)) => Some(self.read(&id.clone(), Type::Text)),
             _ => None,
         };
+        let mut pairs = Vec::with_capacity(definition.fields.len());
         for pair in &definition.fields {
+            pairs.push(None);
             if let Some(draft) = self.pair(pair, parents) {
+                if let Some(place) = pairs.last_mut() {
+                    *place = Some(Place { source: draft.column, output: drafts.len() });
+                }
                 if drafts.iter().any(|other: &Draft| other.field.name == draft.field.name) {
                     let place = pair.salesforce.as_ref().or(pair.external.as_ref())?;
                     self.mistakes.push(Mistake::at(place, format!("{} is written twice", draft.field.name)));
@@ -290,8 +359,13 @@ impl Planner<'_> {
         // Fields that only expressions name are read, too.
         let everything = self.all_fields();
         let texts = drafts.iter().filter_map(|draft| draft.expression.clone().map(|text| (text, draft.column)));
-        let rules = definition.rules.iter().map(|rule| (rule.check.clone(), None));
-        for (text, value) in texts.chain(rules).collect::<Vec<_>>() {
+        let ours: Vec<usize> = (0..definition.rules.len())
+            .filter(|at| self.is_ours(&definition.rules[*at].check.value, &everything))
+            .collect();
+        let rules = ours.iter().map(|at| (definition.rules[*at].check.clone(), None));
+        let matches: Vec<Spanned<String>> = definition.matches.iter().map(|rule| self.match_of(rule).clone()).collect();
+        let matched = matches.iter().map(|text| (text.clone(), None));
+        for (text, value) in texts.chain(rules).chain(matched).collect::<Vec<_>>() {
             let mut fields: Vec<_> = everything.fields().iter().cloned().collect();
             if let Some(column) = value {
                 fields.push(Arc::new(arrow::datatypes::Field::new("value", self.fields[column].1.arrow(), true)));
@@ -354,7 +428,7 @@ impl Planner<'_> {
         }
         let schema = Schema::new(fields);
         let mut checks = Vec::new();
-        for rule in &definition.rules {
+        for rule in ours.iter().map(|at| &definition.rules[*at]) {
             let (run, kind) = self.compile(&rule.check, &Arc::new(schema.clone()))?;
             if kind != DataType::Boolean {
                 self.mistakes
@@ -362,11 +436,15 @@ impl Planner<'_> {
             }
             checks.push(Check { name: rule.name.clone(), run, on_fail: rule.on_fail });
         }
+        let matches = matches.iter().filter_map(|text| self.compile(text, &Arc::new(schema.clone()))).collect();
         let columns: Vec<_> = outputs
             .iter()
             .map(|output| arrow::datatypes::Field::new(&output.field.name, output.field.kind.arrow(), true))
             .collect();
-        Some(Plan {
+        let plan = Plan {
+            pairs,
+            matches,
+            references: std::mem::take(&mut self.references),
             source_fields: self.fields.iter().map(|(name, _)| name.clone()).collect(),
             source_kinds: self.fields.iter().map(|(_, kind)| *kind).collect(),
             record_id,
@@ -377,7 +455,20 @@ impl Planner<'_> {
             outputs,
             checks,
             schema: Arc::new(Schema::new(columns)),
-        })
+        };
+        Some((plan, ours))
+    }
+
+    fn match_of<'m>(&self, rule: &'m Match) -> &'m Spanned<String> {
+        match self.direction {
+            Direction::ToExternal => &rule.when_key_missing,
+            Direction::ToSalesforce => &rule.external,
+        }
+    }
+
+    /// False for a rule of a two-way sync whose fields are the other side's.
+    fn is_ours(&self, check: &str, everything: &SchemaRef) -> bool {
+        !self.two_way || self.language.parse(check, everything).is_ok()
     }
 
     fn compile(&mut self, text: &Spanned<String>, schema: &SchemaRef) -> Option<(Arc<dyn PhysicalExpr>, DataType)> {
@@ -508,8 +599,11 @@ impl Planner<'_> {
         let required = field.needs_value();
         let column = match self.direction {
             Direction::ToExternal => {
-                let name = dotted.unwrap_or(from.name);
-                self.read(&name, Type::Text)
+                let reference = dotted.is_some().then(|| self.read(&from.name, from.kind));
+                let column = self.read(&dotted.unwrap_or(from.name), Type::Text);
+                // A parent without a key must not be taken for none.
+                self.references.extend(reference.map(|reference| (column, reference)));
+                column
             }
             Direction::ToSalesforce => {
                 if let Some(name) = dotted {

@@ -46,6 +46,8 @@ pub enum Outcome {
     Unchanged,
     /// The target refused the row and is as it was.
     Refused(RecordError),
+    /// The record is not as it was read, so a guarded write left it alone.
+    Moved,
 }
 
 impl Outcome {
@@ -53,7 +55,7 @@ impl Outcome {
     pub fn error(&self) -> Option<&RecordError> {
         match self {
             Self::Refused(error) => Some(error),
-            Self::Applied { .. } | Self::Unchanged => None,
+            Self::Applied { .. } | Self::Unchanged | Self::Moved => None,
         }
     }
 }

@@ -23,6 +23,7 @@ mod auth;
 pub mod bulk;
 mod client;
 pub mod collections;
+pub mod composite;
 mod csv_table;
 mod describe;
 mod error;

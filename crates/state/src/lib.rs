@@ -4,7 +4,10 @@
 //! Everything that one written batch changes is committed in one transaction, so that a crash leaves
 //! either all of it or nothing.
 
+mod pairs;
 mod schema;
+
+pub use pairs::{Conflict, Intent, PairCommit, Revisit, letter_key};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -285,6 +288,19 @@ impl Store {
         Ok(Self { path: Arc::new(path.to_owned()), connection: Arc::new(Mutex::new(connection)) })
     }
 
+    /// Returns a store that lives as long as the process, for simulations.
+    ///
+    /// # Errors
+    ///
+    /// When SQLite has no memory for it.
+    pub fn in_memory() -> Result<Self> {
+        let path = PathBuf::from(":memory:");
+        let unusable = |source| Error::Unusable { path: path.clone(), source };
+        let mut connection = Connection::open_in_memory().map_err(unusable)?;
+        schema::migrate(&mut connection).map_err(unusable)?;
+        Ok(Self { path: Arc::new(path), connection: Arc::new(Mutex::new(connection)) })
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut connection: MutexGuard<'_, Connection> = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         work(&mut connection).map_err(|source| Error::Unusable { path: self.path.as_ref().clone(), source })
@@ -354,6 +370,11 @@ impl Store {
         Ok(body.and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default())
     }
 
+    /// Notes how far a sync has come.
+    pub fn set_checkpoint(&self, sync: &str, checkpoint: &Checkpoint) -> Result<()> {
+        self.with(|db| set_checkpoint(db, sync, checkpoint))
+    }
+
     /// Returns the links of these keys of one side, by key.
     pub fn links(&self, mapping: &str, side: Side, keys: &[&str]) -> Result<HashMap<String, Link>> {
         self.with(|db| {
@@ -420,10 +441,7 @@ impl Store {
                 }
             }
             if let Some(checkpoint) = &commit.checkpoint {
-                let body = serde_json::to_string(checkpoint)
-                    .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-                transaction
-                    .execute("INSERT OR REPLACE INTO checkpoint (sync, body) VALUES (?1, ?2)", params![sync, body])?;
+                set_checkpoint(&transaction, sync, checkpoint)?;
             }
             transaction.commit()
         })
@@ -533,6 +551,12 @@ impl Store {
     pub fn end_work(&self, sync: &str, work: &str) -> Result<()> {
         self.with(|db| db.execute("DELETE FROM work WHERE sync = ?1 AND work = ?2", [sync, work]).map(drop))
     }
+}
+
+fn set_checkpoint(db: &Connection, sync: &str, checkpoint: &Checkpoint) -> rusqlite::Result<()> {
+    let body =
+        serde_json::to_string(checkpoint).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    db.execute("INSERT OR REPLACE INTO checkpoint (sync, body) VALUES (?1, ?2)", params![sync, body]).map(drop)
 }
 
 #[cfg(test)]

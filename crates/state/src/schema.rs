@@ -28,6 +28,20 @@ const STEPS: &[&str] = &[
     CREATE TABLE catalog (sync TEXT NOT NULL, side INTEGER NOT NULL, body TEXT NOT NULL, UNIQUE (sync, side));
     CREATE INDEX dead_letter_state ON dead_letter (sync, state, id);
 ",
+    "
+    CREATE TABLE layout (id INTEGER PRIMARY KEY, mapping TEXT NOT NULL, fields TEXT NOT NULL, UNIQUE (mapping, fields));
+    CREATE TABLE link_value (mapping TEXT NOT NULL, salesforce TEXT NOT NULL, body TEXT NOT NULL,
+                             UNIQUE (mapping, salesforce));
+    CREATE TABLE intent (mapping TEXT NOT NULL, salesforce TEXT NOT NULL, external TEXT NOT NULL, body BLOB NOT NULL,
+                         UNIQUE (mapping, salesforce, external));
+    CREATE TABLE conflict (id INTEGER PRIMARY KEY AUTOINCREMENT, sync TEXT NOT NULL, run INTEGER NOT NULL,
+                           salesforce TEXT NOT NULL, external TEXT NOT NULL, field TEXT NOT NULL, base TEXT,
+                           salesforce_value TEXT, external_value TEXT, winner TEXT, state TEXT NOT NULL, at TEXT NOT NULL);
+    CREATE INDEX conflict_pair ON conflict (sync, salesforce, field);
+    CREATE INDEX conflict_state ON conflict (sync, state, id);
+    CREATE TABLE revisit (sync TEXT NOT NULL, side INTEGER NOT NULL, key TEXT NOT NULL, soon INTEGER NOT NULL,
+                          UNIQUE (sync, side, key));
+",
 ];
 
 /// The format that this version writes.

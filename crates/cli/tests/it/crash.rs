@@ -9,10 +9,10 @@ const ROWS: usize = 200_000;
 const KILLS: u32 = 20;
 
 /// A small generator of its own, so that a failing seed can be run again.
-struct Moments(u64);
+pub(crate) struct Moments(pub(crate) u64);
 
 impl Moments {
-    fn next(&mut self, below: u64) -> u64 {
+    pub(crate) fn next(&mut self, below: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -22,7 +22,7 @@ impl Moments {
 
 impl Bench {
     /// Kills a run at a moment, unless it has ended by then; true if it was killed.
-    async fn killed_after(&self, moment: Duration, arguments: &[&str]) -> Result<bool, Failed> {
+    pub(crate) async fn killed_after(&self, moment: Duration, arguments: &[&str]) -> Result<bool, Failed> {
         let mut child = self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let end = Instant::now() + moment;
         let killed = tokio::task::spawn_blocking(move || {

@@ -6,3 +6,5 @@ mod faults;
 mod projects;
 mod runs;
 mod sandbox;
+mod two_way;
+mod two_way_crowd;

@@ -2,6 +2,7 @@
 
 mod config;
 mod convert;
+mod pairs;
 mod sink;
 mod source;
 
@@ -64,6 +65,8 @@ impl Catalog for Org {
             references_by_external_id: true,
             creates_entities: false,
             write_rows: 50_000,
+            two_way: true,
+            guards_by_second: true,
         }
     }
 

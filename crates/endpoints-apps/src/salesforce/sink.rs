@@ -6,7 +6,7 @@ use ::salesforce::bulk::{Job, Kind, Operation, Results};
 use ::salesforce::{CsvWriter, class_of, collections, record};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use endpoint::{Error, Result, Sink, Target};
+use endpoint::{Error, Guarded, Result, Sink, Target};
 use model::{ChangeBatch, Class, Op, Outcome, RecordError, text_of};
 
 use super::{Org, failed};
@@ -47,6 +47,10 @@ impl Sink for Org {
             }
         }
         Ok(outcomes)
+    }
+
+    async fn revise(&self, target: &Target, changes: &Guarded) -> Result<Vec<Outcome>> {
+        self.revised(target, changes).await
     }
 
     fn forecast_calls(&self, rows: u64) -> u64 {
@@ -248,7 +252,7 @@ impl Org {
 const MESSAGE_CHARS: usize = 200;
 
 /// A reference to a record that is not there gets a code of its own: it may come yet.
-fn refusal(code: &str, message: &str, fields: Vec<String>) -> RecordError {
+pub(super) fn refusal(code: &str, message: &str, fields: Vec<String>) -> RecordError {
     let parentless = message.contains("Foreign key external ID") || code == "INVALID_CROSS_REFERENCE_KEY";
     let code = if parentless { "MISSING_PARENT" } else { code };
     let message: String = message.chars().take(MESSAGE_CHARS).collect();

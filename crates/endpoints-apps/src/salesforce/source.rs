@@ -108,6 +108,10 @@ impl Source for Org {
         }
     }
 
+    async fn fetch(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {
+        self.by_key(entity, fields, key, keys).await
+    }
+
     async fn read(&self, read: Read) -> Result<Batches> {
         let mut fields = Vec::new();
         let mut kinds = Vec::new();
@@ -150,7 +154,7 @@ type Sender = mpsc::Sender<Result<ChangeBatch>>;
 
 impl Org {
     /// Returns a field's own name and type; a dotted name is a field of the parent.
-    async fn field(&self, entity: &Entity, name: &str) -> Result<(String, Type)> {
+    pub(super) async fn field(&self, entity: &Entity, name: &str) -> Result<(String, Type)> {
         let missing =
             || Error::new(Class::Mapping, format!("{} has no field {name} that this login can see", entity.name));
         let Some((relationship, rest)) = name.split_once('.') else {

@@ -167,6 +167,8 @@ impl Catalog for Files {
             references_by_external_id: false,
             creates_entities: true,
             write_rows: WRITE_ROWS,
+            two_way: false,
+            guards_by_second: false,
         }
     }
 

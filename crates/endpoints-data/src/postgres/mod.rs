@@ -2,6 +2,7 @@
 
 mod config;
 mod convert;
+mod pairs;
 mod sink;
 mod source;
 mod tls;
@@ -151,6 +152,8 @@ impl Catalog for Postgres {
             references_by_external_id: false,
             creates_entities: true,
             write_rows: 50_000,
+            two_way: true,
+            guards_by_second: false,
         }
     }
 

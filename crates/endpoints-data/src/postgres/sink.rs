@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes, BytesMut};
-use endpoint::{Error, Result, Sink, Target};
+use endpoint::{Error, Guarded, Result, Sink, Target};
 use futures::SinkExt as _;
 use model::{ChangeBatch, Class, Entity, Op, Outcome, RecordError, text_of};
 use tokio_postgres::{CopyInSink, Transaction};
@@ -36,6 +36,14 @@ impl Sink for Postgres {
         let outcomes = merge.outcomes;
         transaction.commit().await.map_err(failed(what))?;
         Ok((0..changes.len()).map(|row| outcomes.get(&row).cloned().unwrap_or(Outcome::Unchanged)).collect())
+    }
+
+    async fn revise(&self, target: &Target, changes: &Guarded) -> Result<Vec<Outcome>> {
+        self.revised(target, changes).await
+    }
+
+    async fn new_keys(&self, entity: &Entity, key: &str, count: usize) -> Result<Vec<String>> {
+        self.keys(entity, key, count).await
     }
 
     async fn create(&self, entity: &Entity) -> Result<()> {
@@ -209,7 +217,7 @@ impl<'m> Merge<'m> {
     }
 }
 
-fn refusal(error: &tokio_postgres::Error) -> RecordError {
+pub(super) fn refusal(error: &tokio_postgres::Error) -> RecordError {
     let Some(db) = error.as_db_error() else { return RecordError::rejected("UNKNOWN", error.to_string()) };
     let code = if db.code().code() == "23503" { "MISSING_PARENT" } else { db.code().code() };
     let refused = RecordError::rejected(code, db.message());

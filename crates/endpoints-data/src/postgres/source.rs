@@ -49,6 +49,10 @@ impl Source for Postgres {
         Ok(row.get::<_, i64>(0).cast_unsigned())
     }
 
+    async fn fetch(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {
+        self.by_key(entity, fields, key, keys).await
+    }
+
     async fn read(&self, read: Read) -> Result<Batches> {
         if read.entity.key.is_empty() {
             let message =

@@ -2,6 +2,7 @@
 
 mod config;
 mod convert;
+mod pairs;
 mod sink;
 mod source;
 
@@ -88,6 +89,8 @@ impl Catalog for Sqlite {
             references_by_external_id: false,
             creates_entities: true,
             write_rows: 10_000,
+            two_way: true,
+            guards_by_second: false,
         }
     }
 

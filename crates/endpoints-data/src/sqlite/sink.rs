@@ -1,11 +1,11 @@
 //! Writes rows by their key, a transaction a batch.
 
 use async_trait::async_trait;
-use endpoint::{Error, Result, Sink, Target};
+use endpoint::{Error, Guarded, Result, Sink, Target};
 use model::{ChangeBatch, Class, Entity, Op, Outcome, RecordError};
 use rusqlite::{Connection, ErrorCode, params_from_iter};
 
-use super::{Sqlite, convert, create_table, failed};
+use super::{Sqlite, convert, create_table, failed, pairs};
 use crate::sql;
 
 #[async_trait]
@@ -13,6 +13,16 @@ impl Sink for Sqlite {
     async fn write(&self, target: &Target, changes: &ChangeBatch) -> Result<Vec<Outcome>> {
         let (target, changes) = (target.clone(), changes.clone());
         self.blocking(move |mut db| write(&mut db, &target, &changes)).await
+    }
+
+    async fn revise(&self, target: &Target, changes: &Guarded) -> Result<Vec<Outcome>> {
+        let (target, changes) = (target.clone(), changes.clone());
+        self.blocking(move |mut db| pairs::revise(&mut db, &target, &changes)).await
+    }
+
+    async fn new_keys(&self, entity: &Entity, key: &str, count: usize) -> Result<Vec<String>> {
+        let (entity, key) = (entity.clone(), key.to_owned());
+        self.blocking(move |mut db| pairs::new_keys(&mut db, &entity, &key, count)).await
     }
 
     async fn create(&self, entity: &Entity) -> Result<()> {
@@ -68,7 +78,7 @@ fn write(db: &mut Connection, target: &Target, changes: &ChangeBatch) -> Result<
     Ok(outcomes)
 }
 
-fn refusal(error: &rusqlite::Error) -> RecordError {
+pub(super) fn refusal(error: &rusqlite::Error) -> RecordError {
     let text = error.to_string();
     let code = if text.contains("FOREIGN KEY") { "MISSING_PARENT" } else { "CONSTRAINT" };
     RecordError::rejected(code, text)

@@ -8,7 +8,7 @@ use model::{ChangeBatch, Class, Entity, Type};
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
-use super::{Sqlite, convert, failed, order_key};
+use super::{Sqlite, convert, failed, order_key, pairs};
 use crate::rows::Rows;
 use crate::sql;
 
@@ -47,6 +47,11 @@ impl Source for Sqlite {
             Ok(count.cast_unsigned())
         })
         .await
+    }
+
+    async fn fetch(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {
+        let (entity, fields, key, keys) = (entity.clone(), fields.to_vec(), key.to_owned(), keys.to_vec());
+        self.blocking(move |db| pairs::fetch(&db, &entity, &fields, &key, &keys)).await
     }
 
     async fn read(&self, read: Read) -> Result<Batches> {

@@ -1,5 +1,7 @@
 //! Runs over endpoints in memory: a source that loses rows must not look well.
 
+mod simulation;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,6 +35,8 @@ impl Catalog for Memory {
             references_by_external_id: false,
             creates_entities: false,
             write_rows: 10,
+            two_way: false,
+            guards_by_second: false,
         }
     }
 
@@ -86,7 +90,7 @@ fn sync(direction: Direction) -> std::result::Result<Sync, Box<dyn std::error::E
     let text = "mapping: m\nversion: 1\nsalesforce: {connection: c, object: t, key: k}\n\
                 external: {connection: e, entity: t, key: k}\nfields: []\n";
     let definition = Definition::parse(text)?;
-    Ok(Sync { name: "s".to_owned(), definition, direction, deletes: Deletes::Propagate, brake: 1.0 })
+    Ok(Sync { name: "s".to_owned(), definition, direction, deletes: Deletes::Propagate, brake: 1.0, two_way: None })
 }
 
 /// Runs a sync again and again from a source that forgets a row in so many reads of each run; returns of the last run

@@ -117,6 +117,13 @@ async fn a_person_signs_in_with_a_proof_key_and_the_tokens_rotate() -> Result<()
         ]
     };
     let verifier: &'static str = Box::leak(verifier.into_boxed_str());
+    let (status, refused) =
+        post(&sandbox, &http, "token", &redeem("somebody-else-who-saw-the-code-pass-by-in-a-log-file")).await?;
+    assert_eq!(
+        (status, &refused["error_description"]),
+        (400, &json!("invalid code verifier")),
+        "a code is its client's"
+    );
     let (status, granted) = post(&sandbox, &http, "token", &redeem(verifier)).await?;
     assert_eq!(status, 200, "{granted}");
     assert!(
@@ -351,6 +358,21 @@ async fn what_a_user_may_not_see_is_absent_everywhere() -> Result<(), Failed> {
     let path = format!("/sobjects/User/{}/password", admin_id.as_str().unwrap_or_default());
     let (status, _) = user.call("POST", &path, Some(&json!({"NewPassword": "taken-over"}))).await?;
     assert_eq!(status, 403, "nobody sets another's password");
+    let records = vec![json!({"attributes": {"type": "Account"}, "Name": "a", "AnnualRevenue": 1}); 200];
+    for _ in 0..2 {
+        admin.call("POST", "/composite/sobjects", Some(&json!({"records": records}))).await?;
+    }
+    let small = [("sforce-query-options", "batchSize=200")];
+    let (_, _, page) = admin.raw("GET", "/query?q=SELECT+AnnualRevenue+FROM+Account", &small, "").await?;
+    let page: Value = serde_json::from_slice(&page)?;
+    let next = page["nextRecordsUrl"].as_str().unwrap_or_default().trim_start_matches("/services/data/v66.0");
+    let (status, refused) = user.call("GET", next, None).await?;
+    assert_eq!(
+        (status, &refused[0]["errorCode"]),
+        (400, &json!("INVALID_QUERY_LOCATOR")),
+        "nobody reads on for another"
+    );
+    assert_eq!(admin.call("GET", next, None).await?.0, 200);
     let (_, global) = user.call("GET", "/sobjects", None).await?;
     assert!(!global["sobjects"].as_array().into_iter().flatten().any(|object| object["name"] == "Opportunity"));
     let cases = [

@@ -202,6 +202,9 @@ async fn what_was_used_last_and_what_changed_is_told() -> Result<(), Failed> {
     );
     let (_, updated) = client.call("GET", &format!("/sobjects/Account/updated/?start={start}&end={end}"), None).await?;
     assert_eq!(updated["ids"].as_array().map(Vec::len), Some(1), "{updated}");
+    let later = (now + chrono::TimeDelta::minutes(30)).format("%Y-%m-%dT%H:%M:%SZ");
+    let (_, none) = client.call("GET", &format!("/sobjects/Account/updated/?start={later}&end={end}"), None).await?;
+    assert_eq!(none["ids"], json!([]), "a window has a start: {none}");
     let (_, deleted) = client.call("GET", &format!("/sobjects/Account/deleted/?start={start}&end={end}"), None).await?;
     assert_eq!(deleted["deletedRecords"][0]["id"], json!(second));
     drop(sandbox);

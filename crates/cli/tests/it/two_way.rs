@@ -1,0 +1,194 @@
+//! Two-way syncs with the real program: the sandbox on one side, a database on the other.
+
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, Failed};
+
+const MAPPING: &str = "
+mapping: customers
+version: 1
+salesforce: { connection: crm, object: Account, key: Customer_No__c }
+external: { connection: erp, entity: customers, key: id }
+fields:
+  - { salesforce: Name, external: name }
+  - { salesforce: BillingCity, external: city }
+  - { salesforce: BillingCountry, external: country, to_external: 'upper(value)' }
+  - { salesforce: AnnualRevenue, external: revenue, owner: external }
+  - { external: address, to_external: 'concat_ws('', '', BillingStreet, BillingCity)' }
+match:
+  - { when_key_missing: 'lower(trim(\"Name\"))', external: 'lower(trim(name))' }
+";
+
+/// The example with one two-way sync; `rules` are added to it.
+async fn bench(rules: &str) -> Result<Bench, Failed> {
+    let bench = Bench::new().await?;
+    std::fs::write(bench.path("mappings/customers.yaml"), MAPPING)?;
+    let config = std::fs::read_to_string(bench.path("bridgehead.yaml"))?;
+    let (head, _) = config.split_once("syncs:").ok_or("no syncs")?;
+    let sync = format!(
+        "syncs:\n  - {{ sync: both, mapping: customers, direction: two_way, deletes: propagate, brake: 1{rules} }}\n"
+    );
+    std::fs::write(bench.path("bridgehead.yaml"), format!("{head}{sync}"))?;
+    bench.erp()?.execute_batch("DELETE FROM orders; DELETE FROM customers")?;
+    Ok(bench)
+}
+
+fn text(erp: &Connection, column: &str, id: &str) -> Result<Option<String>, Failed> {
+    Ok(erp.query_row(&format!("SELECT CAST({column} AS TEXT) FROM customers WHERE id = ?1"), [id], |row| row.get(0))?)
+}
+
+async fn account(bench: &Bench, key: &str, field: &str) -> Result<Value, Failed> {
+    let soql = format!("SELECT {field} FROM Account WHERE Customer_No__c = '{key}'");
+    let page = bench.client()?.query(&soql, false).await?;
+    Ok(page.records.first().map(|record| record[field].clone()).ok_or(format!("no account {key}"))?)
+}
+
+async fn id_of(bench: &Bench, key: &str) -> Result<String, Failed> {
+    Ok(account(bench, key, "Id").await?.as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_on_both_sides_are_merged_field_by_field() -> Result<(), Failed> {
+    let bench = bench("").await?;
+    let client = bench.client()?;
+    client.create("Account", &json!({"Name": "Acme", "BillingCity": "K\u{f6}ln", "BillingCountry": "Germany"})).await?;
+    client.create("Account", &json!({"Name": "Birch ", "BillingCity": "Oslo"})).await?;
+    let erp = bench.erp()?;
+    erp.execute("INSERT INTO customers VALUES ('C-2', 'birch', 'Oslo', 'NORWAY', 10, NULL), ('C-3', 'Cedar', 'Rome', NULL, 7, NULL)", [])?;
+    bench.expect(&["check"], 0, &["both: good"]).await?;
+    bench.expect(&["plan"], 0, &["both: 4 rows"]).await?;
+    bench.expect(&["run"], 0, &["both (full)", "no row missing"]).await?;
+    // Acme got a key, Birch was recognised, Cedar was made.
+    let keys: Vec<String> = erp
+        .prepare("SELECT id FROM customers ORDER BY name COLLATE NOCASE")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    assert_eq!((keys.len(), &keys[1][..], &keys[2][..]), (3, "C-2", "C-3"), "{keys:?}");
+    assert_eq!(client.count("SELECT COUNT() FROM Account", false).await?, 3);
+    assert_eq!(text(&erp, "country", &keys[0])?.as_deref(), Some("GERMANY"));
+    assert_eq!(account(&bench, "C-3", "AnnualRevenue").await?, json!(7.0));
+    assert_eq!(account(&bench, "C-2", "BillingCountry").await?, json!("NORWAY"));
+    bench.expect(&["run"], 0, &["both (full)", "no row missing"]).await?;
+
+    // Different fields on both sides, then nothing more to do.
+    let id = id_of(&bench, "C-3").await?;
+    client.update("Account", &id, &json!({"BillingCity": "Milan"})).await?;
+    erp.execute("UPDATE customers SET name = 'Cedar & Co', revenue = 8 WHERE id = 'C-3'", [])?;
+    bench.expect(&["run"], 0, &["2 updated", "no row missing"]).await?;
+    assert_eq!(text(&erp, "city", "C-3")?.as_deref(), Some("Milan"));
+    assert_eq!(text(&erp, "address", "C-3")?.as_deref(), Some("Milan"));
+    assert_eq!(account(&bench, "C-3", "Name").await?, json!("Cedar & Co"));
+    let output = bench.call(&["run", "--json"]).await?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let counts = &report["counts"];
+    assert_eq!([&counts["created"], &counts["updated"], &counts["deleted"]], [0, 0, 0], "no echo: {report}");
+
+    // A delete goes over, and an edit beats a delete unless told otherwise.
+    client.delete("Account", &id_of(&bench, "C-2").await?).await?;
+    client.delete("Account", &id).await?;
+    erp.execute("UPDATE customers SET city = 'Turin' WHERE id = 'C-3'", [])?;
+    bench.expect(&["run"], 0, &["1 deleted"]).await?;
+    let left: i64 = erp.query_row("SELECT count(*) FROM customers", [], |row| row.get(0))?;
+    assert_eq!(left, 2);
+    assert_eq!(account(&bench, "C-3", "BillingCity").await?, json!("Turin"), "made again, with the edit");
+    bench.expect(&["conflicts", "list", "--all"], 0, &["(the record)", "decided: external"]).await?;
+    erp.execute("DELETE FROM customers WHERE id = 'C-3'", [])?;
+    bench.expect(&["run"], 0, &["1 deleted"]).await?;
+    assert_eq!(client.count("SELECT COUNT() FROM Account", false).await?, 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_waits_for_a_person_and_the_rest_goes_on() -> Result<(), Failed> {
+    let bench = bench(", conflicts: manual").await?;
+    let (client, erp) = (bench.client()?, bench.erp()?);
+    erp.execute("INSERT INTO customers VALUES ('C-1', 'Acme', 'Bonn', NULL, 1, NULL)", [])?;
+    bench.expect(&["run"], 0, &["no row missing"]).await?;
+    let id = id_of(&bench, "C-1").await?;
+    client.update("Account", &id, &json!({"Name": "Acme AG", "BillingCity": "Trier", "AnnualRevenue": 2})).await?;
+    erp.execute("UPDATE customers SET name = 'Acme GmbH', revenue = 3 WHERE id = 'C-1'", [])?;
+    bench.expect(&["run"], 0, &["1 conflicts decided", "1 conflicts held"]).await?;
+    assert_eq!(text(&erp, "city", "C-1")?.as_deref(), Some("Trier"), "what is no conflict goes on");
+    assert_eq!(account(&bench, "C-1", "AnnualRevenue").await?, json!(3.0), "the field's owner wins");
+    assert_eq!(text(&erp, "name", "C-1")?.as_deref(), Some("Acme GmbH"));
+    assert_eq!(account(&bench, "C-1", "Name").await?, json!("Acme AG"));
+    bench.expect(&["conflicts", "list"], 0, &["Acme AG", "Acme GmbH", "held"]).await?;
+    let output = bench.call(&["conflicts", "list", "--json"]).await?;
+    let held: Value = serde_json::from_slice(&output.stdout)?;
+    let number = held["id"].to_string();
+    bench
+        .expect(&["conflicts", "show", &number], 0, &["before      Acme\n", "Salesforce  Acme AG", "It waits"])
+        .await?;
+    bench.expect(&["run"], 0, &["no row missing"]).await?;
+    assert_eq!(text(&erp, "name", "C-1")?.as_deref(), Some("Acme GmbH"), "it waits on");
+    bench.expect(&["conflicts", "resolve", &number, "external"], 0, &["decided"]).await?;
+    bench.expect(&["run"], 0, &["1 updated"]).await?;
+    assert_eq!(account(&bench, "C-1", "Name").await?, json!("Acme GmbH"));
+    bench.expect(&["conflicts", "list"], 0, &["No conflict waits"]).await?;
+    bench.expect(&["conflicts", "resolve", &number, "external"], 4, &["waits for nobody"]).await?;
+    bench.expect(&["conflicts", "show", "99"], 4, &["there is no conflict 99"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_be_two_records_is_asked_and_not_doubled() -> Result<(), Failed> {
+    let bench = bench("").await?;
+    let (client, erp) = (bench.client()?, bench.erp()?);
+    let id = client.create("Account", &json!({"Name": "Acme"})).await?;
+    erp.execute(
+        "INSERT INTO customers VALUES ('C-1', 'ACME', 'Bonn', NULL, 1, NULL), ('C-2', 'acme', 'Rome', NULL, 1, NULL)",
+        [],
+    )?;
+    for _ in 0..2 {
+        bench.expect(&["run"], 3, &["dead letters"]).await?;
+        assert_eq!(client.count("SELECT COUNT() FROM Account", false).await?, 1, "nobody is doubled");
+    }
+    bench.expect(&["dead-letters", "list"], 0, &["AMBIGUOUS_MATCH", "C-1, C-2"]).await?;
+    client.update("Account", &id, &json!({"Customer_No__c": "C-2"})).await?;
+    bench.expect(&["run"], 0, &["1 created"]).await?;
+    assert_eq!(account(&bench, "C-2", "Name").await?, json!("Acme"));
+    assert_eq!(account(&bench, "C-1", "Name").await?, json!("ACME"));
+    bench.expect(&["dead-letters", "list"], 0, &["no dead letters"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_two_way_sync_that_cannot_work_says_why() -> Result<(), Failed> {
+    let bench = bench("").await?;
+    bench.edit("mappings/customers.yaml", "key: Customer_No__c", "key: Id")?;
+    bench.expect(&["check"], 4, &["customers.yaml:4", "a two-way sync needs a key that both systems keep"]).await?;
+    bench.edit("mappings/customers.yaml", "key: Id", "key: Customer_No__c")?;
+    bench.edit("bridgehead.yaml", "direction: two_way", "direction: to_external, conflicts: manual")?;
+    bench.expect(&["check"], 4, &["the sync both: `conflicts`"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brakes_stop_a_run_before_it_writes() -> Result<(), Failed> {
+    let bench = bench(", change_brake: 0.2").await?;
+    let erp = bench.erp()?;
+    for number in 0..200 {
+        erp.execute("INSERT INTO customers VALUES (?1, 'n', 'c', NULL, 1, NULL)", [format!("C-{number:03}")])?;
+    }
+    bench.edit(
+        "mappings/customers.yaml",
+        "match:\n  - { when_key_missing: 'lower(trim(\"Name\"))', external: 'lower(trim(name))' }\n",
+        "",
+    )?;
+    bench.expect(&["run"], 0, &["200 created"]).await?;
+    bench.edit("bridgehead.yaml", "brake: 1,", "brake: 0.1,")?;
+    erp.execute("DELETE FROM customers WHERE id < 'C-150'", [])?;
+    bench.expect(&["run"], 8, &["would delete 150 of 200"]).await?;
+    assert_eq!(bench.client()?.count("SELECT COUNT() FROM Account", false).await?, 200);
+    bench.expect(&["run", "--force"], 0, &["150 deleted"]).await?;
+    assert_eq!(bench.client()?.count("SELECT COUNT() FROM Account", false).await?, 50);
+    bench.edit("bridgehead.yaml", "change_brake: 0.2", "change_brake: 0")?;
+    erp.execute("INSERT INTO customers SELECT 'D-' || id, name, city, country, revenue, NULL FROM customers", [])?;
+    erp.execute("INSERT INTO customers SELECT 'E-' || id, name, city, country, revenue, NULL FROM customers", [])?;
+    bench.expect(&["run"], 0, &["150 created"]).await?;
+    erp.execute("UPDATE customers SET name = 'oops'", [])?;
+    bench.expect(&["run"], 8, &["more than the usual share", "--force"]).await?;
+    assert!(bench.client()?.count("SELECT COUNT() FROM Account WHERE Name = 'oops'", false).await? <= 100);
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! What two-way syncs need: records by key, and writes that hold only where a record is as it was read.
+//!
+//! The org compares seconds: a record that was changed in the second in which it was read could be changed again in it
+//! unseen. Such records are waited for once; those that are still warm come with the second before, which no write passes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::salesforce::composite::{MAX_STEPS, Step, StepAnswer};
+use ::salesforce::{JsonTable, record};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch, TimestampMicrosecondArray};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef, TimestampMicrosecondType};
+use chrono::DateTime;
+use endpoint::{Error, Guarded, Result, Revision, Target};
+use model::{ChangeBatch, Class, Entity, Outcome, Type, text_of};
+use serde_json::Value;
+
+use super::sink::refusal;
+use super::{Org, failed};
+
+/// Most characters of the keys in one query; with the fields they stay under the org's limit of a URI.
+const KEY_CHARS: usize = 6_000;
+/// How long a second lasts, with the coarseness of the answer's own time.
+const SECOND: Duration = Duration::from_millis(1_100);
+/// A second, in microseconds.
+const MICROS: i64 = 1_000_000;
+
+impl Org {
+    pub(super) async fn by_key(
+        &self,
+        entity: &Entity,
+        fields: &[String],
+        key: &str,
+        keys: &[String],
+    ) -> Result<ChangeBatch> {
+        let (mut columns, mut kinds) = (Vec::new(), Vec::new());
+        for name in fields {
+            let (name, kind) = self.field(entity, name).await?;
+            columns.push(ArrowField::new(name, kind.arrow(), true));
+            kinds.push(kind);
+        }
+        let schema: SchemaRef = Arc::new(Schema::new(columns));
+        let stamp = entity.cursor.as_ref().and_then(|cursor| fields.iter().position(|name| name == cursor));
+        let (first, warm) = self.selected(entity, fields, key, keys, &schema, &kinds, stamp).await?;
+        if warm.is_empty() {
+            return Ok(ChangeBatch::upserts(first, None));
+        }
+        tokio::time::sleep(SECOND).await;
+        let again: Vec<String> = warm.iter().map(|row| text(&first, key, *row)).collect();
+        let (second, warm_still) = self.selected(entity, fields, key, &again, &schema, &kinds, stamp).await?;
+        let cold: arrow::array::UInt32Array =
+            (0..first.num_rows()).filter(|row| !warm.contains(row)).map(|row| row as u32).collect();
+        let broken =
+            |error: arrow::error::ArrowError| Error::new(Class::Internal, "cannot join records").caused_by(error);
+        let cold = arrow::compute::take_record_batch(&first, &cold).map_err(broken)?;
+        let second = earlier(&second, stamp, &warm_still).map_err(broken)?;
+        Ok(ChangeBatch::upserts(concat_batches(&schema, [&cold, &second]).map_err(broken)?, None))
+    }
+
+    /// Reads records, and says which rows were changed in the second in which they were read.
+    #[expect(clippy::too_many_arguments, reason = "all of it describes one query")]
+    async fn selected(
+        &self,
+        entity: &Entity,
+        fields: &[String],
+        key: &str,
+        keys: &[String],
+        schema: &SchemaRef,
+        kinds: &[Type],
+        stamp: Option<usize>,
+    ) -> Result<(RecordBatch, Vec<usize>)> {
+        let what = || format!("cannot read {}", entity.name);
+        let broken = |error: arrow::error::ArrowError| Error::new(Class::Internal, what()).caused_by(error);
+        let table = JsonTable::new(schema.clone(), kinds.to_vec());
+        let (mut batches, mut warm, mut rows) = (Vec::new(), Vec::new(), 0);
+        let mut from = 0;
+        while from < keys.len() {
+            let mut list = String::new();
+            let mut to = from;
+            while to < keys.len() && (to == from || list.len() < KEY_CHARS) {
+                list.push_str(if to == from { "" } else { "," });
+                list.push_str(&soql::quote(&keys[to]));
+                to += 1;
+            }
+            from = to;
+            let soql = format!("SELECT {} FROM {} WHERE {key} IN ({list})", fields.join(","), entity.name);
+            let before = self.client.org_time().timestamp_micros() - MICROS;
+            let mut page = Some(self.client.query(&soql, false).await.map_err(failed(what()))?);
+            while let Some(current) = page {
+                let batch = table.read(&current.records).map_err(failed(what()))?;
+                let times =
+                    stamp.and_then(|at| batch.column(at).as_primitive_opt::<TimestampMicrosecondType>().cloned());
+                let late = |row: &usize| times.as_ref().is_some_and(|times| times.value(*row) + MICROS >= before);
+                warm.extend((0..batch.num_rows()).filter(late).map(|row| row + rows));
+                rows += batch.num_rows();
+                batches.push(batch);
+                page = self.client.next_page(&current).await.map_err(failed(what()))?;
+            }
+        }
+        Ok((concat_batches(schema, &batches).map_err(broken)?, warm))
+    }
+
+    pub(super) async fn revised(&self, target: &Target, changes: &Guarded) -> Result<Vec<Outcome>> {
+        let stamp = target.entity.cursor.as_ref().and_then(|cursor| changes.expected.column_by_name(cursor));
+        let rows: Vec<usize> = (0..changes.revisions.len()).collect();
+        let mut outcomes = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(MAX_STEPS) {
+            let mut steps = Vec::with_capacity(rows.len());
+            for row in rows {
+                steps.push(step(target, changes, stamp, *row)?);
+            }
+            let answers = self.client.composite(&steps).await;
+            let answers = answers.map_err(failed(format!("cannot write to {}", target.entity.name)))?;
+            outcomes.extend(rows.iter().zip(answers).map(|(row, answer)| outcome(changes.revisions[*row], &answer)));
+        }
+        Ok(outcomes)
+    }
+}
+
+fn text(batch: &RecordBatch, name: &str, row: usize) -> String {
+    let column = batch.schema_ref().fields().iter().position(|field| field.name().eq_ignore_ascii_case(name));
+    column.and_then(|column| text_of(batch.column(column).as_ref(), row)).unwrap_or_default().into_owned()
+}
+
+/// Gives rows the second before their own, which no guarded write passes.
+fn earlier(
+    batch: &RecordBatch,
+    stamp: Option<usize>,
+    rows: &[usize],
+) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+    let Some(stamp) = stamp.filter(|_| !rows.is_empty()) else { return Ok(batch.clone()) };
+    let times = batch.column(stamp).as_primitive::<TimestampMicrosecondType>();
+    let moved: TimestampMicrosecondArray = (0..times.len())
+        .map(|row| times.is_valid(row).then(|| times.value(row) - if rows.contains(&row) { MICROS } else { 0 }))
+        .collect();
+    let mut columns = batch.columns().to_vec();
+    columns[stamp] = Arc::new(moved.with_data_type(times.data_type().clone()));
+    RecordBatch::try_new(batch.schema(), columns)
+}
+
+fn step(target: &Target, changes: &Guarded, stamp: Option<&ArrayRef>, row: usize) -> Result<Step> {
+    let object = &target.entity.name;
+    let id = text(&changes.records, &target.key, row);
+    let guard = || -> Result<Option<String>> {
+        let time = stamp.and_then(|stamp| text_of(stamp.as_ref(), row));
+        let time = time.and_then(|time| DateTime::parse_from_rfc3339(&time).ok()).ok_or_else(|| {
+            Error::new(Class::Internal, format!("{object} {id}: nothing tells when it was last changed"))
+        })?;
+        Ok(Some(time.to_utc().format("%a, %d %b %Y %H:%M:%S GMT").to_string()))
+    };
+    let body = || -> Result<Option<Value>> {
+        let columns = changes.records.project(&changes.written[row]);
+        let columns = columns.map_err(|error| Error::new(Class::Internal, "a column is missing").caused_by(error))?;
+        let mut fields = record(&columns, row);
+        if changes.revisions[row] == Revision::Insert {
+            fields.retain(|name, value| !value.is_null() && *name != target.key);
+        }
+        Ok(Some(Value::Object(fields)))
+    };
+    Ok(match changes.revisions[row] {
+        Revision::Insert => {
+            Step { method: "POST", path: format!("sobjects/{object}"), unmodified_since: None, body: body()? }
+        }
+        Revision::Update => {
+            Step { method: "PATCH", path: format!("sobjects/{object}/{id}"), unmodified_since: guard()?, body: body()? }
+        }
+        Revision::Delete => {
+            Step { method: "DELETE", path: format!("sobjects/{object}/{id}"), unmodified_since: guard()?, body: None }
+        }
+    })
+}
+
+fn outcome(revision: Revision, answer: &StepAnswer) -> Outcome {
+    if answer.http_status_code < 300 {
+        let id = answer.body.get("id").and_then(Value::as_str).map(str::to_owned);
+        return Outcome::Applied { created: revision == Revision::Insert, id };
+    }
+    let error = answer.refusal();
+    let (code, message, fields) = match error {
+        Some(error) => (error.code, error.message, error.fields),
+        None => ("UNKNOWN_EXCEPTION".to_owned(), format!("status {}", answer.http_status_code), Vec::new()),
+    };
+    match (answer.http_status_code, code.as_str(), revision) {
+        (412, ..) | (_, "DUPLICATE_VALUE", Revision::Insert) => Outcome::Moved,
+        (404, _, Revision::Delete) | (_, "ENTITY_IS_DELETED", Revision::Delete) => Outcome::Unchanged,
+        (404, _, Revision::Update) | (_, "ENTITY_IS_DELETED", Revision::Update) => Outcome::Moved,
+        _ => Outcome::Refused(refusal(&code, &message, fields)),
+    }
+}

@@ -1,0 +1,155 @@
+//! What two-way syncs need: rows by key, writes that hold only where a row is as it was read, new keys, and triggers that
+//! tell of changes.
+
+use std::collections::HashMap;
+
+use endpoint::{Error, Guarded, Result, Revision, Target};
+use model::{ChangeBatch, Class, Entity, Outcome, Type};
+use rusqlite::types::Value;
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, params_from_iter};
+
+use super::sink::refusal;
+use super::{convert, failed};
+use crate::rows::{Rows, is_as_read};
+use crate::sql;
+
+/// Keys bound in one statement; SQLite takes 32,766.
+const KEYS: usize = 8_000;
+
+/// Reads the rows whose `key` is one of `keys`, with `fields` as columns.
+pub(super) fn fetch(
+    db: &Connection,
+    entity: &Entity,
+    fields: &[String],
+    key: &str,
+    keys: &[String],
+) -> Result<ChangeBatch> {
+    let what = || format!("cannot read {}", entity.name);
+    let schema = entity.schema(fields.iter().map(String::as_str));
+    let schema = schema.map_err(|name| Error::new(Class::Mapping, format!("{} has no field {name}", entity.name)))?;
+    let kinds: Vec<Type> = fields.iter().filter_map(|name| entity.field(name)).map(|field| field.kind).collect();
+    let mut table = Rows::new(schema, &kinds);
+    for keys in keys.chunks(KEYS) {
+        let marks = vec!["?"; keys.len()].join(", ");
+        let sql = format!(
+            "SELECT {} FROM {} WHERE {} IN ({marks})",
+            sql::list(fields),
+            sql::table(&entity.name),
+            sql::name(key)
+        );
+        let mut statement = db.prepare(&sql).map_err(failed(what()))?;
+        let mut rows = statement.query(params_from_iter(keys)).map_err(failed(what()))?;
+        while let Some(row) = rows.next().map_err(failed(what()))? {
+            let cells = (0..kinds.len()).map(|index| Ok(convert::text(row.get_ref(index)?)));
+            let cells = cells.collect::<rusqlite::Result<Vec<_>>>().map_err(failed(what()))?;
+            table.add(&cells, || format!("row {}", cells.first().cloned().flatten().unwrap_or_default()));
+        }
+    }
+    table.finish(None).map_err(|error| Error::new(Class::Internal, what()).caused_by(error))
+}
+
+/// Makes changes where rows are as they were read. The write lock is taken first: nobody changes a row between the look at
+/// it and the write.
+pub(super) fn revise(db: &mut Connection, target: &Target, changes: &Guarded) -> Result<Vec<Outcome>> {
+    let what = || format!("cannot write to {}", target.entity.name);
+    let table = sql::table(&target.entity.name);
+    let schema = changes.records.schema();
+    let place = schema.index_of(&target.key);
+    let place = place.map_err(|error| Error::new(Class::Internal, "the batch has no key").caused_by(error))?;
+    let keys: Vec<String> = (0..changes.revisions.len())
+        .map(|row| model::text_of(changes.records.column(place).as_ref(), row).unwrap_or_default().into_owned())
+        .collect();
+    let compared: Vec<String> = changes.expected.schema().fields().iter().map(|field| field.name().clone()).collect();
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed(what()))?;
+    let mut fields = vec![target.key.clone()];
+    fields.extend(compared.iter().filter(|name| **name != target.key).cloned());
+    let there = fetch(&transaction, &target.entity, &fields, &target.key, &keys)?.records;
+    let rows: HashMap<String, usize> = (0..there.num_rows())
+        .map(|row| (model::text_of(there.column(0).as_ref(), row).unwrap_or_default().into_owned(), row))
+        .collect();
+    let mut outcomes = Vec::with_capacity(keys.len());
+    for (row, key) in keys.iter().enumerate() {
+        let found = rows.get(key).copied();
+        let value = |column: usize| convert::value(changes.records.column(column).as_ref(), row);
+        let columns = &changes.written[row];
+        let names: Vec<String> = columns.iter().map(|column| schema.field(*column).name().clone()).collect();
+        let as_read = found.is_some_and(|found| is_as_read(changes, row, &there, found));
+        let (sql, values): (String, Vec<Value>) = match (changes.revisions[row], found) {
+            (Revision::Insert, Some(_)) | (Revision::Update, None) => {
+                outcomes.push(Outcome::Moved);
+                continue;
+            }
+            (Revision::Delete, None) => {
+                outcomes.push(Outcome::Unchanged);
+                continue;
+            }
+            (Revision::Update | Revision::Delete, Some(_)) if !as_read => {
+                outcomes.push(Outcome::Moved);
+                continue;
+            }
+            (Revision::Insert, None) => {
+                let marks = vec!["?"; names.len()].join(", ");
+                let sql = format!("INSERT INTO {table} ({}) VALUES ({marks})", sql::list(&names));
+                (sql, columns.iter().map(|column| value(*column)).collect())
+            }
+            (Revision::Update, Some(_)) => {
+                let set = names.iter().map(|name| format!("{} = ?", sql::name(name))).collect::<Vec<_>>().join(", ");
+                let sql = format!("UPDATE {table} SET {set} WHERE {} = ?", sql::name(&target.key));
+                (sql, columns.iter().map(|column| value(*column)).chain([value(place)]).collect())
+            }
+            (Revision::Delete, Some(_)) => {
+                (format!("DELETE FROM {table} WHERE {} = ?", sql::name(&target.key)), vec![value(place)])
+            }
+        };
+        let done =
+            transaction.prepare_cached(&sql).and_then(|mut statement| statement.execute(params_from_iter(values)));
+        outcomes.push(match done {
+            Ok(_) => Outcome::Applied { created: changes.revisions[row] == Revision::Insert, id: None },
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                Outcome::Refused(refusal(&error))
+            }
+            Err(error) => return Err(failed(what())(error)),
+        });
+    }
+    transaction.commit().map_err(failed(what()))?;
+    Ok(outcomes)
+}
+
+/// Returns keys that no row has: numbers behind the largest there is or ever was, or random texts.
+pub(super) fn new_keys(db: &mut Connection, entity: &Entity, key: &str, count: usize) -> Result<Vec<String>> {
+    let what = || format!("cannot find new keys for {}", entity.name);
+    let kind = entity.field(key).map(|field| field.kind);
+    match kind {
+        Some(Type::Integer) => {
+            // Keys that were given and not written yet are kept in mind, as AUTOINCREMENT keeps those of rows that are gone.
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed(what()))?;
+            transaction
+                .execute_batch(
+                    "CREATE TABLE IF NOT EXISTS bridgehead_keys (entity TEXT PRIMARY KEY, last INTEGER NOT NULL)",
+                )
+                .map_err(failed(what()))?;
+            let sql = format!(
+                "SELECT max(coalesce((SELECT max({}) FROM {}), 0), coalesce((SELECT last FROM bridgehead_keys WHERE entity = ?1), 0))",
+                sql::name(key),
+                sql::table(&entity.name)
+            );
+            let last: i64 = transaction.query_row(&sql, [&entity.name], |row| row.get(0)).map_err(failed(what()))?;
+            let next = last + count as i64;
+            let sql =
+                "INSERT INTO bridgehead_keys VALUES (?1, ?2) ON CONFLICT (entity) DO UPDATE SET last = excluded.last";
+            transaction.execute(sql, rusqlite::params![entity.name, next]).map_err(failed(what()))?;
+            transaction.commit().map_err(failed(what()))?;
+            Ok((last + 1..=next).map(|key| key.to_string()).collect())
+        }
+        Some(Type::Text) => {
+            // Twenty characters: what an external id most often has room for.
+            let random = "SELECT lower(hex(randomblob(10)))";
+            let mut statement = db.prepare(random).map_err(failed(what()))?;
+            (0..count).map(|_| statement.query_row([], |row| row.get(0)).map_err(failed(what()))).collect()
+        }
+        _ => Err(Error::new(
+            Class::Mapping,
+            format!("{} {key} is neither a number nor a text: no new key can be made for it", entity.name),
+        )),
+    }
+}

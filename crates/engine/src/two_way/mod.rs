@@ -1,0 +1,596 @@
+//! Two-way syncs: both sides are read, pairs are merged, each side is written where it is still as it was read.
+
+mod base;
+mod settle;
+
+use std::collections::{HashMap, HashSet};
+
+use arrow::array::RecordBatch;
+use chrono::Utc;
+use endpoint::{Endpoint, Read, Target, Window};
+use futures::StreamExt as _;
+use mapping::{Parents, TwoWay};
+use model::{Entity, Side};
+use state::{Checkpoint, Link, Owner, Store};
+
+use self::base::Layouts;
+use crate::chunk::cell;
+use crate::merge::{Contested, Policy, Rules, Way, place};
+use crate::prepare::{BATCH_ROWS, Forecast};
+use crate::report::{Error, Progress, Report};
+use crate::run::{Options, millis};
+use crate::sync::{Deletes, Sync};
+
+/// How often pairs that moved while they were written are looked at again in one run.
+const LOOKS: usize = 3;
+/// Changes that no brake minds, however few records are linked.
+const CHANGES: u64 = 100;
+/// Pairs that are settled together: what is written between two commits.
+const PAIRS: usize = 2_000;
+
+/// How a two-way sync decides.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+pub struct TwoWayRules {
+    /// Who wins where both sides changed a field to different values, and the field has no owner.
+    pub conflicts: Policy,
+    /// What becomes of a record that one side deleted and the other changed.
+    pub contested: Contested,
+    /// Largest share of the linked records that may have changed on one side since the last run, 0 to 1.
+    pub change_brake: f64,
+}
+
+/// A two-way sync checked against both catalogs.
+pub struct PreparedPairs {
+    plan: TwoWay,
+    targets: [Target; 2],
+    rules: Rules,
+    /// For each side the fields to read: those of the plan, and the one that tells when a record was changed.
+    fields: [Vec<String>; 2],
+    /// For each side the column that tells when a record was changed.
+    changed: [Option<usize>; 2],
+    /// For each side the column of each field.
+    own: [Vec<Option<usize>>; 2],
+}
+
+/// Checks a two-way sync against both catalogs; creates nothing.
+///
+/// # Errors
+///
+/// Everything that is wrong with the mapping, or an endpoint that can't take part.
+pub async fn prepare_pairs(
+    sync: &Sync,
+    ends: [&dyn Endpoint; 2],
+    parents: Parents<'_>,
+) -> Result<PreparedPairs, Error> {
+    let definition = &sync.definition;
+    let mut salesforce = ends[0].describe(&definition.salesforce.object.value).await?;
+    let mut external = ends[1].describe(&definition.external.entity.value).await?;
+    for (end, entity) in ends.iter().zip([&mut salesforce, &mut external]) {
+        if !end.capabilities().two_way {
+            let message = format!("{} can't take part in a two-way sync", entity.name);
+            return Err(endpoint::Error::new(model::Class::Mapping, message).into());
+        }
+    }
+    if let Some(cursor) = &definition.external.cursor {
+        if external.field(&cursor.value).is_none() {
+            let message = format!("{} has no field {:?} to tell changes by", external.name, cursor.value);
+            return Err(Error::Mapping(vec![mapping::Mistake::at(cursor, message)]));
+        }
+        external.cursor = Some(cursor.value.clone());
+    }
+    let plan = TwoWay::new(definition, &salesforce, &external, parents).map_err(Error::Mapping)?;
+    let ways = plan.fields.iter().map(|field| {
+        let way = match (field.goes_to(Side::Salesforce), field.goes_to(Side::External)) {
+            (true, false) => Way::To(Side::Salesforce),
+            (false, true) => Way::To(Side::External),
+            _ => Way::Both,
+        };
+        (way, field.owner)
+    });
+    let two_way = sync.two_way.unwrap_or_default();
+    let rules = Rules {
+        fields: ways.collect(),
+        policy: two_way.conflicts,
+        contested: two_way.contested,
+        deletes: sync.deletes == Deletes::Propagate,
+        asked: None,
+    };
+    let with_cursor = |side: Side, entity: &Entity| {
+        let mut fields = plan.from(side).source_fields.clone();
+        let mut column = |name: &str| {
+            fields.iter().position(|known| known == name).unwrap_or_else(|| {
+                fields.push(name.to_owned());
+                fields.len() - 1
+            })
+        };
+        // What is only written is read as well, to be compared.
+        let made = plan.from(side.other()).columns();
+        let own = plan
+            .fields
+            .iter()
+            .map(|field| field.own(side).or_else(|| field.given(side).map(|given| column(made.field(given).name()))));
+        let own: Vec<Option<usize>> = own.collect();
+        let changed = entity.cursor.as_ref().map(|cursor| column(cursor));
+        (fields, changed, own)
+    };
+    let (ours, theirs) = (with_cursor(Side::Salesforce, &salesforce), with_cursor(Side::External, &external));
+    let target = |entity: Entity, key: String| Target { entity, key, sync: sync.name.clone() };
+    let id = salesforce.key.first().cloned().unwrap_or_default();
+    let key = definition.external.key.value.clone();
+    let targets = [target(salesforce, id), target(external, key)];
+    Ok(PreparedPairs {
+        plan,
+        targets,
+        rules,
+        fields: [ours.0, theirs.0],
+        changed: [ours.1, theirs.1],
+        own: [ours.2, theirs.2],
+    })
+}
+
+/// Returns what a run of a two-way sync would do; writes nothing.
+///
+/// # Errors
+///
+/// Whatever would keep the run from starting.
+pub async fn forecast_pairs(
+    sync: &Sync,
+    ends: [&dyn Endpoint; 2],
+    store: &Store,
+    parents: Parents<'_>,
+) -> Result<Forecast, Error> {
+    let prepared = prepare_pairs(sync, ends, parents).await?;
+    let (mut rows, mut calls, mut full) = (0, 0, None);
+    for side in [Side::Salesforce, Side::External] {
+        let (end, entity) = (ends[place(side)], &prepared.targets[place(side)].entity);
+        let since = store.checkpoint(&checkpoint_name(sync, side))?.since;
+        let until = end.now(entity).await?;
+        full = full.or(match (&since, &until) {
+            (None, _) => Some("it has not run to its end yet"),
+            (_, None) => Some("nothing tells what changed: name a `cursor` in the mapping"),
+            _ => None,
+        });
+        let window = since.filter(|since| !since.is_empty()).zip(until);
+        let window = window.map(|(since, until)| Window { since: Some(since), until });
+        let count = end.count(&reading(sync, &prepared, side, window)).await?;
+        rows += count;
+        calls += end.forecast_read_calls(count) + ends[place(side.other())].forecast_calls(count);
+    }
+    let plans = [&prepared.plan.to_external, &prepared.plan.to_salesforce];
+    Ok(Forecast {
+        full,
+        rows,
+        calls,
+        calls_left: ends[0].allowance(),
+        parked: store.count_dead_letters(Some(&sync.name))?.1,
+        conversions: plans.iter().flat_map(|plan| plan.conversions.clone()).collect(),
+        drift: Vec::new(),
+        creates: None,
+    })
+}
+
+fn checkpoint_name(sync: &Sync, side: Side) -> String {
+    match side {
+        Side::Salesforce => sync.name.clone(),
+        Side::External => format!("{}#external", sync.name),
+    }
+}
+
+fn reading(sync: &Sync, prepared: &PreparedPairs, side: Side, window: Option<Window>) -> Read {
+    let filter = match side {
+        Side::Salesforce => &sync.definition.salesforce.filter,
+        Side::External => &sync.definition.external.filter,
+    };
+    Read {
+        entity: prepared.targets[place(side)].entity.clone(),
+        fields: prepared.fields[place(side)].clone(),
+        filter: filter.clone(),
+        window,
+        from: None,
+        deleted: false,
+        batch_rows: BATCH_ROWS,
+    }
+}
+
+impl Default for TwoWayRules {
+    fn default() -> Self {
+        Self { conflicts: Policy::default(), contested: Contested::default(), change_brake: 0.5 }
+    }
+}
+
+/// Runs a two-way sync to its end and returns what it did; `ends` are Salesforce and the system outside.
+///
+/// # Errors
+///
+/// Why it could not go on. What was settled stays settled, and the next run looks at the rest again.
+pub async fn run_pairs(
+    sync: &Sync,
+    ends: [&dyn Endpoint; 2],
+    store: &Store,
+    parents: Parents<'_>,
+    options: &Options,
+    progress: &(dyn Fn(Progress) + Send + std::marker::Sync),
+) -> Result<Report, Error> {
+    let _lock = store.lock(&sync.name)?;
+    let calls = ends[0].calls() + ends[1].calls();
+    let prepared = prepare_pairs(sync, ends, parents).await?;
+    let mut report = Report { run: store.begin_run(&sync.name, Utc::now())?, ..Report::default() };
+    let result = run_prepared(sync, &prepared, ends, store, options, progress, &mut report).await;
+    report.calls = ends[0].calls() + ends[1].calls() - calls;
+    let outcome = match &result {
+        Ok(()) if report.green() => "green",
+        Err(error) if error.class() == model::Class::Stopped => "stopped",
+        _ => "red",
+    };
+    let body = serde_json::to_string(&report).unwrap_or_default();
+    // Why it failed matters more than that this could not be noted.
+    let noted = store.end_run(report.run, outcome, &body, Utc::now());
+    result?;
+    noted?;
+    Ok(report)
+}
+
+/// Runs a two-way sync that was checked before; `report` has the number of the run and is filled.
+///
+/// # Errors
+///
+/// As [`run_pairs`].
+pub async fn run_prepared(
+    sync: &Sync,
+    prepared: &PreparedPairs,
+    ends: [&dyn Endpoint; 2],
+    store: &Store,
+    options: &Options,
+    progress: &(dyn Fn(Progress) + Send + std::marker::Sync),
+    report: &mut Report,
+) -> Result<(), Error> {
+    let mapping = &sync.definition.mapping;
+    let fields: Vec<String> = prepared.plan.fields.iter().map(|field| field.name.clone()).collect();
+    let current = store.layout(mapping, &fields)?;
+    let layouts = Layouts { current, fields, known: store.layouts(mapping)?.into_iter().collect() };
+    let intents = store.intents(mapping)?;
+    let decided = store.conflicts(Some(&sync.name), Some("resolved"), 0, usize::MAX >> 1)?;
+    report.sync.clone_from(&sync.name);
+    let mut pairing = Pairing {
+        sync,
+        prepared,
+        ends,
+        store,
+        options,
+        progress,
+        report,
+        layouts,
+        intents: intents
+            .into_iter()
+            .map(|intent| ((intent.salesforce.clone(), intent.external.clone()), intent))
+            .collect(),
+        decided: HashMap::new(),
+        moved: HashSet::new(),
+        gone: Vec::new(),
+        deleting: false,
+        held: HashSet::new(),
+        waiting: HashSet::new(),
+        candidates: None,
+        claimed: HashMap::new(),
+        keyless: HashSet::new(),
+        questioned: HashSet::new(),
+        linked: store.unseen(Owner { sync: &sync.name, mapping, source: Side::Salesforce, run: 0 })?.0,
+    };
+    for conflict in
+        store.conflicts(Some(&sync.name), Some("held"), 0, usize::MAX >> 1)?.into_iter().chain(decided.clone())
+    {
+        pairing.held.insert((conflict.salesforce, conflict.field));
+    }
+    for conflict in decided {
+        let winner = if conflict.winner.as_deref() == Some("external") { Side::External } else { Side::Salesforce };
+        pairing.moved.insert((Side::External, conflict.external.clone()));
+        pairing.decided.insert((conflict.salesforce.clone(), conflict.field.clone()), (winner, conflict));
+    }
+    let result = pairing.whole().await;
+    (report.conflicts, report.held) = store.count_conflicts(&sync.name, report.run)?;
+    result
+}
+
+/// A run.
+struct Pairing<'r> {
+    sync: &'r Sync,
+    prepared: &'r PreparedPairs,
+    ends: [&'r dyn Endpoint; 2],
+    store: &'r Store,
+    options: &'r Options,
+    progress: &'r (dyn Fn(Progress) + Send + std::marker::Sync),
+    report: &'r mut Report,
+    layouts: Layouts,
+    /// What a run that was cut off was about to write.
+    intents: HashMap<(String, String), state::Intent>,
+    /// What a person decided: by Salesforce id and field.
+    decided: HashMap<(String, String), (Side, state::Conflict)>,
+    /// Records to look at again.
+    moved: HashSet<(Side, String)>,
+    /// Links whose record is gone from one side.
+    gone: Vec<Link>,
+    /// True once the brake has let deletions pass.
+    deleting: bool,
+    /// What a person has to decide: by Salesforce id and field.
+    held: HashSet<(String, String)>,
+    /// Records that wait for another look.
+    waiting: HashSet<(Side, String)>,
+    /// For each match rule the keys of the external records by what it says of them; read when it is first needed.
+    candidates: Option<Vec<HashMap<String, Vec<String>>>>,
+    /// Keys that matches of this run took, with the Salesforce records that took them.
+    claimed: HashMap<String, String>,
+    /// Salesforce records that have no key yet.
+    keyless: HashSet<String>,
+    /// Keys of external records that more than one Salesforce record may be, or the other way round.
+    questioned: HashSet<String>,
+    /// Links when the run began.
+    linked: u64,
+}
+
+impl Pairing<'_> {
+    fn end(&self, side: Side) -> &dyn Endpoint {
+        self.ends[place(side)]
+    }
+
+    fn entity(&self, side: Side) -> &Entity {
+        &self.prepared.targets[place(side)].entity
+    }
+
+    /// Returns the column that identifies a record of a side: in Salesforce its id.
+    fn identity(&self, side: Side) -> usize {
+        match side {
+            Side::Salesforce => self.prepared.plan.to_external.record_id.unwrap_or(0),
+            Side::External => 0,
+        }
+    }
+
+    fn owner(&self, source: Side) -> Owner<'_> {
+        Owner { sync: &self.sync.name, mapping: &self.sync.definition.mapping, source, run: self.report.run }
+    }
+
+    async fn whole(&mut self) -> Result<(), Error> {
+        let mut ends = Vec::new();
+        for side in [Side::Salesforce, Side::External] {
+            let until = self.end(side).now(self.entity(side)).await?;
+            let checkpoint = self.store.checkpoint(&checkpoint_name(self.sync, side))?;
+            ends.push((side, until, checkpoint));
+        }
+        for revisit in self.store.revisits(&self.sync.name, true)? {
+            if revisit.soon || self.options.replay {
+                self.moved.insert((revisit.side, revisit.key.clone()));
+            }
+            self.waiting.insert((revisit.side, revisit.key));
+        }
+        for (side, until, checkpoint) in &ends {
+            let since = checkpoint.since.clone().filter(|since| !since.is_empty() && !self.options.full);
+            let window = match (since, until) {
+                (Some(since), Some(until)) => Some(Window { since: Some(since), until: until.clone() }),
+                _ => None,
+            };
+            self.report.full |= window.is_none();
+            self.report.receipt.source.0 += self.end(*side).count(&self.reading(*side, window.clone())).await?;
+            self.read(*side, window.clone(), until.as_deref()).await?;
+            // A record that waits for its key must have it before its counterpart is taken for one that has none.
+            self.look_again().await?;
+            if let Some(window) = window {
+                self.read_deleted(*side, window).await?;
+            } else {
+                self.unseen(*side)?;
+            }
+        }
+        self.delete_gone().await?;
+        self.look_again().await?;
+        self.leave_for_later()?;
+        for (side, until, _) in ends {
+            let since = until.or(Some(String::new()));
+            let checkpoint = Checkpoint { since, open: None, mapping: self.sync.definition.digest };
+            self.store.set_checkpoint(&checkpoint_name(self.sync, side), &checkpoint)?;
+        }
+        Ok(())
+    }
+
+    fn reading(&self, side: Side, window: Option<Window>) -> Read {
+        reading(self.sync, self.prepared, side, window)
+    }
+
+    /// Stops a run when it is to change far more than usual: somebody may have changed everything by mistake. What was
+    /// made new does not count.
+    fn change_brake(&self, more: usize) -> Result<(), Error> {
+        let changed = self.report.counts.updated + more as u64;
+        let share = self.sync.two_way.unwrap_or_default().change_brake;
+        if !self.options.force && changed > CHANGES && changed as f64 > self.linked as f64 * share {
+            return Err(Error::ChangeBrake { changed: self.report.counts.updated, of: self.linked });
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, side: Side, window: Option<Window>, until: Option<&str>) -> Result<(), Error> {
+        let read = self.reading(side, window);
+        let until = until.and_then(settled_before);
+        let (coarse, changed) = (self.end(side).capabilities().guards_by_second, self.prepared.changed[place(side)]);
+        let mut stream = self.end(side).read(read.clone()).await?;
+        loop {
+            let waited = std::time::Instant::now();
+            let next = tokio::select! {
+                next = stream.next() => next,
+                () = self.options.stop.cancelled() => return Err(Error::Stopped),
+            };
+            self.report.read_ms += millis(waited);
+            let Some(batch) = next.transpose()? else { break };
+            let rows = (batch.len() + batch.unreadable.len()) as u64;
+            self.report.receipt.read += rows;
+            self.report.counts.read += rows;
+            self.refuse_unreadable(side, batch.unreadable)?;
+            let mut start = 0;
+            while start < batch.records.num_rows() {
+                let part = batch.records.slice(start, PAIRS.min(batch.records.num_rows() - start));
+                start += part.num_rows();
+                let fresh = |row: usize| {
+                    coarse
+                        && changed
+                            .is_none_or(|column| until.is_none_or(|until| micros(&part, column, row) >= Some(until)))
+                };
+                let (late, ready): (Vec<usize>, Vec<usize>) = (0..part.num_rows()).partition(|row| fresh(*row));
+                for row in late {
+                    self.moved.insert((side, cell(&part, self.identity(side), row)));
+                }
+                let ready = take(&part, &ready).map_err(self.batch_error())?;
+                self.settle_rows(side, ready).await?;
+                (self.progress)(Progress { rows: self.report.receipt.read, of: self.report.receipt.source.0 });
+            }
+        }
+        self.report.receipt.source.1 += self.end(side).count(&read).await?;
+        Ok(())
+    }
+
+    /// Notes the links whose records a source says are deleted.
+    async fn read_deleted(&mut self, side: Side, window: Window) -> Result<(), Error> {
+        if !self.end(side).capabilities().tells_deletes {
+            return Ok(());
+        }
+        let mut read = self.reading(side, Some(window));
+        let column = self.identity(side);
+        (read.deleted, read.fields) = (true, vec![read.fields[column].clone()]);
+        let mut stream = self.end(side).read(read).await?;
+        while let Some(batch) = stream.next().await.transpose()? {
+            let keys: Vec<String> = (0..batch.len()).map(|row| cell(&batch.records, 0, row)).collect();
+            let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+            self.gone.extend(self.store.links(&self.sync.definition.mapping, side, &names)?.into_values());
+        }
+        Ok(())
+    }
+
+    /// Notes the links that a full read of a side did not meet.
+    fn unseen(&mut self, side: Side) -> Result<(), Error> {
+        let mut after = String::new();
+        loop {
+            let links = self.store.unseen_links(self.owner(side), &after, BATCH_ROWS)?;
+            let Some(last) = links.last() else { return Ok(()) };
+            after.clone_from(&last.external);
+            self.gone.extend(links);
+        }
+    }
+
+    /// Looks again at records that moved while they were written, or that wait.
+    async fn look_again(&mut self) -> Result<(), Error> {
+        for look in 0..LOOKS {
+            let moved: Vec<(Side, String)> = std::mem::take(&mut self.moved).into_iter().collect();
+            if moved.is_empty() {
+                return Ok(());
+            }
+            tracing::debug!(sync = self.sync.name, pairs = moved.len(), look, "looking at records again");
+            for side in [Side::Salesforce, Side::External] {
+                let mut keys: Vec<String> =
+                    moved.iter().filter(|(of, _)| *of == side).map(|(_, key)| key.clone()).collect();
+                keys.sort();
+                for keys in keys.chunks(PAIRS) {
+                    let id = self.prepared.fields[place(side)][self.identity(side)].clone();
+                    let found = self.fetch(side, &id, keys).await?;
+                    let there: HashSet<String> =
+                        (0..found.num_rows()).map(|row| cell(&found, self.identity(side), row)).collect();
+                    let missing: Vec<&str> =
+                        keys.iter().filter(|key| !there.contains(*key)).map(String::as_str).collect();
+                    let links = self.store.links(&self.sync.definition.mapping, side, &missing)?;
+                    let unlinked: Vec<(Side, String)> = missing
+                        .iter()
+                        .filter(|key| !links.contains_key(**key))
+                        .map(|key| (side, (*key).to_owned()))
+                        .collect();
+                    // Gone before they were ever paired.
+                    let commit = state::PairCommit { visited: unlinked, ..state::PairCommit::default() };
+                    self.commit(&commit)?;
+                    self.gone.extend(links.into_values());
+                    self.settle_rows(side, found).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves what is still on the move to the next run.
+    fn leave_for_later(&mut self) -> Result<(), Error> {
+        self.moved.extend(self.gone.drain(..).map(|link| (Side::External, link.external)));
+        let revisit = std::mem::take(&mut self.moved);
+        let revisit = revisit.into_iter().map(|(side, key)| state::Revisit { side, key, soon: true }).collect();
+        self.commit(&state::PairCommit { revisit, ..state::PairCommit::default() })
+    }
+
+    /// Deletes what is gone from one side, behind the brake.
+    async fn delete_gone(&mut self) -> Result<(), Error> {
+        let mut gone = std::mem::take(&mut self.gone);
+        gone.sort_by(|left, right| (&left.salesforce, &left.external).cmp(&(&right.salesforce, &right.external)));
+        gone.dedup();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let (linked, _) = self.store.unseen(self.owner(Side::Salesforce))?;
+        let most = (linked as f64 * self.sync.brake).max(1.0);
+        if self.prepared.rules.deletes && !self.options.force && gone.len() as f64 > most {
+            return Err(Error::Brake { sync: self.sync.name.clone(), deletes: gone.len() as u64, of: linked });
+        }
+        self.deleting = true;
+        for links in gone.chunks(PAIRS) {
+            self.settle_links(links).await?;
+        }
+        self.deleting = false;
+        Ok(())
+    }
+
+    async fn fetch(&mut self, side: Side, key: &str, keys: &[String]) -> Result<RecordBatch, Error> {
+        if keys.is_empty() {
+            let names = self.prepared.fields[place(side)].iter().map(String::as_str);
+            let known = self.prepared.plan.from(side).source_kinds.len();
+            let schema = arrow::datatypes::Schema::new(
+                names
+                    .enumerate()
+                    .map(|(at, name)| {
+                        let kind = if at < known {
+                            self.prepared.plan.from(side).source_kinds[at]
+                        } else {
+                            self.entity(side).field(name).map_or(model::Type::Text, |field| field.kind)
+                        };
+                        arrow::datatypes::Field::new(name, kind.arrow(), true)
+                    })
+                    .collect::<Vec<_>>(),
+            );
+            return Ok(RecordBatch::new_empty(std::sync::Arc::new(schema)));
+        }
+        let fields = self.prepared.fields[place(side)].clone();
+        let found = self.end(side).fetch(self.entity(side), &fields, key, keys).await?;
+        self.refuse_unreadable(side, found.unreadable)?;
+        Ok(found.records)
+    }
+
+    fn commit(&mut self, commit: &state::PairCommit) -> Result<(), Error> {
+        let parked = commit.dead.iter().filter(|letter| letter.state == "parked").count() as u64;
+        self.report.counts.parked += parked;
+        self.report.counts.dead += commit.dead.len() as u64 - parked;
+        Ok(self.store.commit_pairs(&self.sync.name, &self.sync.definition.mapping, self.report.run, commit)?)
+    }
+
+    fn batch_error(&self) -> impl Fn(arrow::error::ArrowError) -> Error + use<> {
+        let sync = self.sync.name.clone();
+        move |source| Error::Batch { sync: sync.clone(), source }
+    }
+}
+
+/// Returns the moment, in microseconds, before which a change is guarded: a second before the read began.
+fn settled_before(until: &str) -> Option<i64> {
+    chrono::DateTime::parse_from_rfc3339(until).ok().map(|time| time.timestamp_micros() - 1_000_000)
+}
+
+/// Returns a time of a batch, in microseconds.
+fn micros(batch: &RecordBatch, column: usize, row: usize) -> Option<i64> {
+    use arrow::array::{Array as _, AsArray as _};
+    let column = batch.column(column);
+    let times = column.as_primitive_opt::<arrow::datatypes::TimestampMicrosecondType>()?;
+    times.is_valid(row).then(|| times.value(row))
+}
+
+fn take(batch: &RecordBatch, rows: &[usize]) -> Result<RecordBatch, arrow::error::ArrowError> {
+    if rows.len() == batch.num_rows() {
+        return Ok(batch.clone());
+    }
+    let rows: arrow::array::UInt32Array = rows.iter().map(|row| *row as u32).collect();
+    arrow::compute::take_record_batch(batch, &rows)
+}

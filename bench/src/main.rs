@@ -1,6 +1,10 @@
 //! `bench sandbox [RECORDS] [SECONDS]`: how fast the local org is, beside what SQLite and a disk allow at best.
 //!
+//! `bench two-way [PAIRS]`: how fast pairs go through merge and link store.
+//!
 //! Prints one line a measurement. Nothing is asserted: a machine that is busy is slower, and that is no bug.
+
+mod two_way;
 
 use std::error::Error;
 use std::io::{BufWriter, Write as _};
@@ -26,7 +30,10 @@ async fn main() -> Result<(), Failed> {
     if arguments.first().is_some_and(|what| what == "sandbox") {
         return org(number(1, 5_000_000), Duration::from_secs(number(2, 300))).await;
     }
-    println!("usage: bench sandbox [RECORDS] [SECONDS]");
+    if arguments.first().is_some_and(|what| what == "two-way") {
+        return two_way::run(usize::try_from(number(1, 1_000_000))?).await;
+    }
+    println!("usage: bench sandbox [RECORDS] [SECONDS] | two-way [PAIRS]");
     Ok(())
 }
 

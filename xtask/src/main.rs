@@ -1,4 +1,4 @@
-//! The project's own chores: `cargo xtask check | test | demo`.
+//! The project's own chores: `cargo xtask check | test | demo | simulate`.
 //!
 //! `check` holds the floors of ARCHITECTURE.md; `test` is the whole gate, the same that CI runs.
 
@@ -17,6 +17,8 @@ const HELP: &str = "cargo xtask <chore>
   check   the floors: which crate may import which
   test    everything CI runs: formatting, clippy, floors, tests with real servers and clients, doctests
   demo    build what is needed and run the demo (arguments are passed on)
+  simulate [--seeds N] [--from SEED]
+          two-way histories with people who edit and an engine that crashes; one that fails is told step by step
 ";
 
 fn main() -> ExitCode {
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         "check" => floors::check(&root()),
         "test" => test(&root()),
         "demo" => demo(&root(), &rest),
+        "simulate" => simulate(&root(), &rest),
         _ => {
             eprint!("{HELP}");
             return ExitCode::from(2);
@@ -91,6 +94,22 @@ fn test(root: &Path) -> Chore {
 
 fn nextest_is_missing(root: &Path) -> bool {
     !cargo(root, &["nextest", "--version"]).output().is_ok_and(|output| output.status.success())
+}
+
+fn simulate(root: &Path, rest: &[String]) -> Chore {
+    let mut command = cargo(root, &["test", "--quiet", "--locked", "--package", "bridgehead-engine", "--test", "it"]);
+    command.args(["--", "simulation", "--nocapture"]).env("RUST_BACKTRACE", "0");
+    let mut words = rest.iter();
+    while let Some(word) = words.next() {
+        let name = match word.as_str() {
+            "--seeds" => "BRIDGEHEAD_SIMULATE",
+            "--from" => "BRIDGEHEAD_SEED",
+            other => return Err(format!("{other} is not known; there are --seeds N and --from SEED")),
+        };
+        let value = words.next().filter(|value| value.parse::<u64>().is_ok());
+        command.env(name, value.ok_or_else(|| format!("{word} wants a number"))?);
+    }
+    run("simulation", &mut command)
 }
 
 fn demo(root: &Path, rest: &[String]) -> Chore {

@@ -268,6 +268,73 @@ mod tests {
         }
     }
 
+    /// Every case of one field, as a row of `docs/two-way.md`: base, Salesforce, outside, what happens.
+    fn rows() -> Vec<String> {
+        let names = |print: Option<Print>| match print {
+            None => "none",
+            Some(0) => "-",
+            Some(1) => "A",
+            Some(2) => "B",
+            Some(_) => "C",
+        };
+        let mut rows = Vec::new();
+        for base in [Some(1), Some(0), None] {
+            for s in [None, Some(0), Some(1), Some(2)] {
+                for e in [None, Some(0), Some(1), Some(2), Some(3)] {
+                    // B and C stand for any two values; what only swaps names is left out.
+                    if (base != Some(1) && [s, e].contains(&Some(1)))
+                        || (e == Some(3) && s != Some(2))
+                        || (s, e) == (None, None)
+                    {
+                        continue;
+                    }
+                    let known = base.map(|base| vec![Some([base, base])]);
+                    let (left, right) = (s.map(|s| [s]), e.map(|e| [e]));
+                    let (left, right) = (left.as_ref().map(|s| half(s)), right.as_ref().map(|e| half(e)));
+                    let happens = match merge(known.as_ref(), left, right, &rules(Policy::Manual)) {
+                        Decision::Create { side, contested: false } => format!("made in {}", name_of(side)),
+                        Decision::Create { side, .. } => format!(
+                            "deleted against edited: `contested` decides; by default made again in {}",
+                            name_of(side)
+                        ),
+                        Decision::Delete { side, .. } => format!("deleted in {}", name_of(side)),
+                        Decision::Fields(merged) if !merged.conflicts.is_empty() => "conflict".to_owned(),
+                        Decision::Fields(merged) if !merged.to_external.is_empty() => "goes outside".to_owned(),
+                        Decision::Fields(merged) if !merged.to_salesforce.is_empty() => "goes to Salesforce".to_owned(),
+                        Decision::Fields(_) if s == base && e == base => "nothing to do".to_owned(),
+                        Decision::Fields(_) => "agreed; nothing is written".to_owned(),
+                        other => format!("{other:?}"),
+                    };
+                    let there = |print: Option<Print>| print.map_or("no record", |print| names(Some(print)));
+                    rows.push(format!("| {} | {} | {} | {happens} |", names(base), there(s), there(e)));
+                }
+            }
+        }
+        rows
+    }
+
+    fn name_of(side: Side) -> &'static str {
+        match side {
+            Side::Salesforce => "Salesforce",
+            Side::External => "the system outside",
+        }
+    }
+
+    #[test]
+    fn the_table_of_outcomes_stands_in_the_documentation() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/two-way.md");
+        let text = std::fs::read_to_string(path).expect("docs/two-way.md");
+        let (head, rest) = text.split_once("<!-- table -->\n").expect("a place for the table");
+        let (table, tail) = rest.split_once("<!-- end -->").expect("its end");
+        let head_row = "| base | Salesforce | outside | what happens |\n| --- | --- | --- | --- |\n";
+        let made = format!("{head_row}{}\n", rows().join("\n"));
+        if std::env::var_os("BRIDGEHEAD_WRITE_DOCS").is_some() {
+            std::fs::write(path, format!("{head}<!-- table -->\n{made}<!-- end -->{tail}")).expect("docs/two-way.md");
+        } else {
+            assert_eq!(table, made, "run this test with BRIDGEHEAD_WRITE_DOCS=1 to write the table anew");
+        }
+    }
+
     #[test]
     fn policies_and_owners_decide_and_manual_holds() {
         let base = Some(vec![Some([1, 1])]);

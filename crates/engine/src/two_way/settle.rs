@@ -649,13 +649,11 @@ impl Pairing<'_> {
         let Some([to_salesforce, to_external]) = intent.and_then(|intent| self.read_intent(&intent.body)) else {
             return base;
         };
-        // If one field of a write is there, all of them were.
         for (side, written, own) in [(0, to_salesforce, salesforce.own), (1, to_external, external.own)] {
-            let there = |(agreed, own): (&Option<[Print; 2]>, &Print)| agreed.is_none_or(|agreed| agreed[side] == *own);
-            if written.iter().any(Option::is_some) && written.iter().zip(own).all(there) {
-                let base = base.get_or_insert_with(|| vec![None; written.len()]);
-                for (known, written) in base.iter_mut().zip(written) {
-                    *known = written.or(*known);
+            // Where a side holds what we were about to write, that is what was agreed on.
+            for (field, agreed) in written.into_iter().enumerate() {
+                if agreed.is_some_and(|agreed| agreed[side] == own[field]) {
+                    base.get_or_insert_with(|| vec![None; own.len()])[field] = agreed;
                 }
             }
         }

@@ -194,6 +194,18 @@ fn check(world: &World, conflicts: &[state::Conflict]) -> Result<(), String> {
             return Err(format!("{pair}: {value:?} of {field} is gone, and no conflict tells of it"));
         }
     }
+    if !world.trouble.crashes && !world.trouble.failures && !world.trouble.nulls {
+        // Whoever replaces what they have seen is in no conflict.
+        for conflict in conflicts.iter().filter(|conflict| !conflict.field.is_empty()) {
+            let field = FIELDS.iter().position(|names| names[0] == conflict.field).unwrap_or_default();
+            let (ours, theirs) = (conflict.salesforce_value.as_deref(), conflict.external_value.as_deref());
+            let seen = world.descends(&conflict.external, field, ours, theirs)
+                || world.descends(&conflict.external, field, theirs, ours);
+            if seen && (1..5).contains(&field) && ours.is_some() && theirs.is_some() {
+                return Err(format!("{conflict:?} is none: one had seen the other"));
+            }
+        }
+    }
     for (pair, field) in &world.undone {
         if !conflicts.iter().any(|conflict| of_pair(conflict, pair) && conflict.field.is_empty()) {
             return Err(format!("{pair} was deleted with an edit of {field} in it, and no conflict tells of it"));
@@ -227,6 +239,57 @@ async fn shortest(ways: &Ways, seed: u64, trouble: Trouble, mut found: String) -
         }
     }
     found
+}
+
+/// The engine crashes between a write and its bookkeeping; meanwhile somebody edits the same field again. That is no
+/// conflict: what was written is known for our own.
+#[tokio::test]
+async fn after_a_crash_our_own_writes_are_known_for_ours() {
+    let ways = Ways::all().await;
+    let (sync, prepared) = &ways.0[0];
+    let mut crashed = 0;
+    for moment in 1..60 {
+        let trouble = Trouble { crashes: true, failures: false, deletes: false, nulls: false, meanwhile: false };
+        let world = Arc::new(Mutex::new(World::new(moment, trouble)));
+        let crash = Arc::new(Notify::new());
+        let ends = sides(&world, &crash);
+        let store = Store::in_memory().expect("a store");
+        let options = Options { force: true, ..Options::default() };
+        let run = async |number| {
+            let mut report = Report { run: number, ..Report::default() };
+            let running = run_prepared(sync, prepared, [&ends[0], &ends[1]], &store, &options, &|_| {}, &mut report);
+            tokio::select! {
+                biased;
+                result = running => result.map(|()| report),
+                () = crash.notified() => Err(engine::Error::Stopped),
+            }
+        };
+        let set = |value: &str| {
+            let mut world = ends[0].world();
+            world.clock += 10;
+            let clock = world.clock;
+            let record = world.records[0].get_mut("S00001").expect("the record");
+            record.cells.insert("Name".to_owned(), Some(value.to_owned()));
+            record.changed = clock;
+        };
+        {
+            let cells = FIELDS.iter().filter(|names| !names[0].is_empty());
+            let cells =
+                cells.map(|names| (names[0].to_owned(), (names[0] == "Ext").then(|| "u1".to_owned()))).collect();
+            let record = world::Record { cells, changed: 100, deleted: None };
+            ends[0].world().records[0].insert("S00001".to_owned(), record);
+        }
+        run(1).await.expect("a first run");
+        set("first");
+        ends[0].world().crash_in = Some(moment as u32);
+        crashed += u64::from(run(2).await.is_err());
+        set("second");
+        ends[0].world().crash_in = None;
+        run(3).await.expect("a run after the crash");
+        assert_eq!(ends[0].world().records[1]["u1"].cells["name"].as_deref(), Some("second"), "crash at call {moment}");
+        assert!(store.conflicts(None, None, 0, 10).expect("conflicts").is_empty(), "crash at call {moment}");
+    }
+    assert!(crashed > 5, "{crashed} crashes");
 }
 
 fn number(name: &str, default: u64) -> u64 {

@@ -142,7 +142,7 @@ impl World {
     }
 
     /// True when whoever wrote `new` had, directly or through others, seen `old`.
-    fn descends(&self, pair: &str, field: usize, new: Option<&str>, old: Option<&str>) -> bool {
+    pub(super) fn descends(&self, pair: &str, field: usize, new: Option<&str>, old: Option<&str>) -> bool {
         let same =
             |left: Option<&str>, right: Option<&str>| left.map(str::to_uppercase) == right.map(str::to_uppercase);
         if same(new, old) {

@@ -40,6 +40,14 @@ impl Bench {
         Ok(bench)
     }
 
+    /// The same project with its org started anew, after a change of the org's metadata.
+    pub(crate) async fn restarted(self) -> Result<Self, Failed> {
+        let Self { folder, sandbox } = self;
+        sandbox.stop().await;
+        let config = Config { projects: vec![folder.path().join("org")], api_calls: 1_000_000, ..Config::default() };
+        Ok(Self { sandbox: Sandbox::start(config).await?, folder })
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

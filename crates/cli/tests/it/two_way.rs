@@ -192,3 +192,74 @@ async fn brakes_stop_a_run_before_it_writes() -> Result<(), Failed> {
     assert!(bench.client()?.count("SELECT COUNT() FROM Account WHERE Name = 'oops'", false).await? <= 100);
     Ok(())
 }
+
+const CONTACTS: &str = "
+mapping: contacts
+version: 1
+salesforce: { connection: crm, object: Contact, key: Contact_No__c }
+external: { connection: erp, entity: people, key: id }
+fields:
+  - { salesforce: LastName, external: name }
+  - { salesforce: AccountId, external: customer_id, lookup: customers }
+  - { salesforce: ReportsToId, external: boss_id, lookup: contacts }
+";
+
+const CONTACT_NO: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<CustomField xmlns="http://soap.sforce.com/2006/04/metadata">
+    <fullName>Contact_No__c</fullName><label>Contact No</label><type>Text</type><length>20</length>
+    <externalId>true</externalId><unique>true</unique><required>false</required>
+</CustomField>"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn references_are_carried_both_ways_and_missing_parents_are_waited_for() -> Result<(), Failed> {
+    let bench = bench("").await?;
+    let fields = bench.path("org/force-app/main/default/objects/Contact/fields");
+    std::fs::create_dir_all(&fields)?;
+    std::fs::write(fields.join("Contact_No__c.field-meta.xml"), CONTACT_NO)?;
+    let bench = bench.restarted().await?;
+    std::fs::write(bench.path("mappings/contacts.yaml"), CONTACTS)?;
+    bench.edit(
+        "bridgehead.yaml",
+        "syncs:\n",
+        "syncs:\n  - { sync: people, mapping: contacts, direction: two_way, deletes: propagate, brake: 1 }\n",
+    )?;
+    let (client, erp) = (bench.client()?, bench.erp()?);
+    erp.execute_batch(
+        "DROP TABLE IF EXISTS contacts;
+         CREATE TABLE people (id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, customer_id TEXT, boss_id TEXT);
+         INSERT INTO customers VALUES ('C-1', 'Acme', NULL, NULL, NULL, NULL);
+         INSERT INTO people VALUES ('P-1', 'Worker', 'C-1', 'P-9'), ('P-9', 'Boss', 'C-1', NULL)",
+    )?;
+    let account = client.create("Account", &json!({"Name": "Birch"})).await?;
+    client.create("Contact", &json!({"LastName": "Late", "AccountId": account})).await?;
+    bench.expect(&["run", "people"], 0, &["parked"]).await?;
+    // Parents run first; then everybody is there, whoever was made first.
+    bench.expect(&["run"], 0, &["no row missing"]).await?;
+    bench.expect(&["run"], 0, &["no row missing"]).await?;
+    let soql = "SELECT Contact_No__c, Account.Name, ReportsTo.LastName FROM Contact ORDER BY LastName";
+    let page = client.query(soql, false).await?;
+    let rows: Vec<[Value; 2]> = page
+        .records
+        .iter()
+        .map(|record| [record["Account"]["Name"].clone(), record["ReportsTo"]["LastName"].clone()])
+        .collect();
+    let expected = [[json!("Acme"), Value::Null], [json!("Birch"), Value::Null], [json!("Acme"), json!("Boss")]];
+    assert_eq!(rows, expected);
+    let birch: String = erp.query_row(
+        "SELECT c.name FROM people p JOIN customers c ON c.id = p.customer_id WHERE p.name = 'Late'",
+        [],
+        |row| row.get(0),
+    )?;
+    assert_eq!(birch, "Birch");
+    bench.expect(&["dead-letters", "list"], 0, &["no dead letters"]).await?;
+    // Somebody moves to another customer, and somebody loses the boss.
+    erp.execute_batch(
+        "UPDATE people SET customer_id = (SELECT customer_id FROM people WHERE name = 'Late') WHERE id = 'P-9';
+         UPDATE people SET boss_id = NULL WHERE id = 'P-1'",
+    )?;
+    bench.expect(&["run"], 0, &["no row missing"]).await?;
+    let page = client.query(soql, false).await?;
+    assert_eq!(page.records[0]["Account"]["Name"], json!("Birch"));
+    assert_eq!(page.records[2]["ReportsTo"], Value::Null);
+    Ok(())
+}

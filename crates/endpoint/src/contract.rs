@@ -10,7 +10,7 @@ use arrow::datatypes::{Field, Schema};
 use futures::StreamExt as _;
 use model::{ChangeBatch, Entity, Outcome, Type, text_of};
 
-use crate::{Endpoint, Read, Target};
+use crate::{Endpoint, Guarded, Read, Revision, Target};
 
 /// Names of the four fields, in the order of the module's text.
 pub type Names = [&'static str; 4];
@@ -166,4 +166,76 @@ pub async fn check_described(endpoint: &dyn Endpoint, entity: Entity, names: Nam
     drop(stream);
     let left = if limited { 41 } else { 43 };
     assert_eq!(keys(&read(endpoint, &entity, names, None).await).len(), left, "and the endpoint still works");
+    if endpoint.capabilities().two_way {
+        check_guarded(endpoint, &entity, names).await;
+    }
+}
+
+/// Checks that a guarded write holds only where a record is as it was read.
+async fn check_guarded(endpoint: &dyn Endpoint, entity: &Entity, names: Names) {
+    // The system's own key may be another than the one that people know.
+    let key = entity.key.first().expect("a key").clone();
+    let target = Target { entity: entity.clone(), key: key.clone(), sync: "contract".to_owned() };
+    let mut fields: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    fields.extend(
+        [Some(key.clone()), entity.cursor.clone()].into_iter().flatten().filter(|name| !names.contains(&name.as_str())),
+    );
+    let fetch = async |known: &[&str]| {
+        let known: Vec<String> = known.iter().map(|key| (*key).to_owned()).collect();
+        endpoint.fetch(entity, &fields, names[0], &known).await.expect("a fetch").records
+    };
+    let revise = async |revision, row: Row<'_>, written: &[&str], expected: &RecordBatch| {
+        let mut records = batch(names, &[row]).records;
+        if key != names[0] {
+            let ids = expected.column_by_name(&key).filter(|_| revision != Revision::Insert);
+            let ids =
+                ids.cloned().unwrap_or_else(|| arrow::array::new_null_array(&arrow::datatypes::DataType::Utf8, 1));
+            let columns =
+                records.schema_ref().fields().iter().map(|field| field.name().clone()).zip(records.columns().to_vec());
+            let columns = std::iter::once((key.clone(), ids)).chain(columns).map(|(name, column)| (name, column, true));
+            records =
+                RecordBatch::try_from_iter_with_nullable(columns.collect::<Vec<_>>()).expect("columns of one length");
+        }
+        let columns = written.iter().map(|name| records.schema().index_of(name).expect("a column")).collect();
+        let changes =
+            Guarded { revisions: vec![revision], written: vec![columns], expected: expected.clone(), records };
+        endpoint.revise(&target, &changes).await.expect("a guarded write").remove(0)
+    };
+    assert_eq!(fetch(&["g-1", "never"]).await.num_rows(), 0, "what is not there is not fetched");
+    let none = fetch(&["k-000"]).await;
+    let new = ("g-1", Some("new"), Some(150), None);
+    let made = revise(Revision::Insert, new, &names, &none).await;
+    assert!(matches!(made, Outcome::Applied { created: true, .. }), "{made:?}");
+    assert_eq!(revise(Revision::Insert, new, &names, &none).await, Outcome::Moved, "what is there is not made again");
+    let first = fetch(&["g-1", "never"]).await;
+    assert_eq!(first.num_rows(), 1, "what is there is fetched, and nothing else");
+
+    // Only what is written changes; who looked before that finds the record moved.
+    let renamed = ("g-1", Some("renamed"), Some(999), None);
+    let done = revise(Revision::Update, renamed, &names[1..2], &first).await;
+    assert!(matches!(done, Outcome::Applied { created: false, .. }), "{done:?}");
+    let second = fetch(&["g-1"]).await;
+    let cell = |batch: &RecordBatch, at: usize| text_of(batch.column(at).as_ref(), 0).map(std::borrow::Cow::into_owned);
+    assert_eq!(
+        (cell(&second, 1).as_deref(), cell(&second, 2)),
+        (Some("renamed"), cell(&first, 2)),
+        "one field was written"
+    );
+    let late = ("g-1", Some("too late"), None, None);
+    assert_eq!(revise(Revision::Update, late, &names[1..2], &first).await, Outcome::Moved, "it is not as it was read");
+    assert_eq!(revise(Revision::Delete, late, &[], &first).await, Outcome::Moved, "it is not as it was read");
+    assert_eq!(cell(&fetch(&["g-1"]).await, 1).as_deref(), Some("renamed"), "nothing was overwritten");
+    let done = revise(Revision::Update, ("g-1", None, None, None), &names[2..3], &second).await;
+    assert!(matches!(done, Outcome::Applied { .. }), "{done:?}");
+    let third = fetch(&["g-1"]).await;
+    assert_eq!(
+        (cell(&third, 1).as_deref(), cell(&third, 2)),
+        (Some("renamed"), None),
+        "null is written where it is to be"
+    );
+    let gone = revise(Revision::Delete, late, &[], &third).await;
+    assert!(matches!(gone, Outcome::Applied { .. }), "{gone:?}");
+    assert_eq!(revise(Revision::Delete, late, &[], &third).await, Outcome::Unchanged, "it is gone already");
+    assert_eq!(revise(Revision::Update, late, &names[1..2], &third).await, Outcome::Moved, "it is gone");
+    assert_eq!(fetch(&["g-1"]).await.num_rows(), 0);
 }

@@ -67,6 +67,10 @@ pub struct Capabilities {
     pub guards_by_second: bool,
 }
 
+/// Name of the table of changes that captured entities have for a cursor: their windows end before `until`, and all that
+/// happened in them is told, deletions too.
+pub const CHANGES: &str = "bridgehead_changes";
+
 /// A span of changes by the source's own cursor, ends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
@@ -179,6 +183,15 @@ pub trait Source: Catalog {
     /// Returns the number of calls that reading so many rows will take.
     fn forecast_read_calls(&self, _rows: u64) -> u64 {
         0
+    }
+
+    /// Makes the system note every change of an entity from now on, by the value of `key`; where it does so already, all
+    /// stays as it is. The entity's cursor is [`CHANGES`] from then on.
+    async fn capture(&self, entity: &Entity, _key: &str) -> Result<()> {
+        Err(Error::new(
+            Class::Mapping,
+            format!("changes of {} can't be captured: its system has no triggers", entity.name),
+        ))
     }
 
     /// Starts a read. Dropping the stream stops it and leaves nothing running.

@@ -1,6 +1,6 @@
 //! What the SQL databases share: names, literals, and the conditions of a read.
 
-use endpoint::Read;
+use endpoint::{CHANGES, Read, Window};
 use model::{Class, Position};
 
 /// Quotes a name, whatever it holds.
@@ -33,7 +33,15 @@ pub(crate) fn conditions(
     earlier: impl Fn(&str) -> String,
 ) -> endpoint::Result<String> {
     let mut parts: Vec<String> = read.filter.iter().map(|filter| format!("({filter})")).collect();
-    if let Some(window) = &read.window {
+    let captured = read.entity.cursor.as_deref() == Some(CHANGES);
+    if let (Some(window), true) = (&read.window, captured) {
+        let key = read.fields.first().map(|field| name(field)).unwrap_or_default();
+        parts.push(format!(
+            "{key} IN (SELECT {} FROM {CHANGES} WHERE {})",
+            changed_key(read),
+            noted(&read.entity.name, window)
+        ));
+    } else if let Some(window) = &read.window {
         let cursor = read.entity.cursor.as_deref().map(name).unwrap_or_default();
         parts.push(format!("{cursor} <= {}", literal(&window.until)));
         if let Some(since) = &window.since {
@@ -49,6 +57,22 @@ pub(crate) fn conditions(
         parts.push(format!("({}) > ({values})", list(key)));
     }
     Ok(if parts.is_empty() { String::new() } else { format!(" WHERE {}", parts.join(" AND ")) })
+}
+
+/// Returns the key of a noted change, as the table has it: the first field of a read.
+fn changed_key(read: &Read) -> String {
+    let native = read.fields.first().and_then(|key| read.entity.field(key)).map(|field| field.native.as_str());
+    native.filter(|native| !native.is_empty()).map_or("key".to_owned(), |native| format!("CAST(key AS {native})"))
+}
+
+/// Writes the condition on noted changes that lie in a window, whose end does not count.
+pub(crate) fn noted(entity: &str, window: &Window) -> String {
+    let since = window.since.as_ref().map(|since| format!(" AND seq >= {}", number(since))).unwrap_or_default();
+    format!("entity = {} AND seq < {}{since}", literal(entity), number(&window.until))
+}
+
+fn number(text: &str) -> i64 {
+    text.parse().unwrap_or_default()
 }
 
 /// Returns the position of a row by the texts of its key.

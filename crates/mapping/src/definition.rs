@@ -76,9 +76,22 @@ pub struct External {
     #[serde(default)]
     #[schemars(with = "Option<String>")]
     pub cursor: Option<Spanned<String>>,
+    /// How changes are told from the rest, where no field does: by triggers that note the key of every row that is
+    /// inserted, updated or deleted. For two-way syncs.
+    #[serde(default)]
+    #[schemars(with = "Option<Capture>")]
+    pub capture: Option<Spanned<Capture>>,
     /// Creates the entity, after the Salesforce fields, when it is missing.
     #[serde(default)]
     pub create: bool,
+}
+
+/// How changes are told from the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Capture {
+    /// By triggers on the table, which Bridgehead makes.
+    Triggers,
 }
 
 /// A pair of fields, or a field that is computed one way.

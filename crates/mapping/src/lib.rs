@@ -8,6 +8,6 @@ mod evaluate;
 mod plan;
 mod two_way;
 
-pub use definition::{Definition, Direction, External, Match, Mistake, OnFail, Owner, Pair, Rule, Salesforce};
+pub use definition::{Capture, Definition, Direction, External, Match, Mistake, OnFail, Owner, Pair, Rule, Salesforce};
 pub use plan::{Links, Mapped, Parents, Plan, Rejected};
 pub use two_way::{TwoWay, TwoWayField};

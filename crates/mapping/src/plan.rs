@@ -318,6 +318,10 @@ impl Planner<'_> {
             let message = "match rules pair records of a two-way sync; take them out of a mapping that syncs one way";
             self.mistakes.push(Mistake::at(&first.when_key_missing, message));
         }
+        if let Some(capture) = definition.external.capture.as_ref().filter(|_| !self.two_way) {
+            let message = "changes are captured for two-way syncs; a one-way sync tells them by a `cursor`";
+            self.mistakes.push(Mistake::at(capture, message));
+        }
         let mut drafts = Vec::new();
         let mut parent_columns = Vec::new();
         let mut conversions = Vec::new();

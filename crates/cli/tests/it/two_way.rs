@@ -263,3 +263,76 @@ async fn references_are_carried_both_ways_and_missing_parents_are_waited_for() -
     assert_eq!(page.records[2]["ReportsTo"], Value::Null);
     Ok(())
 }
+
+/// A two-way sync whose changes outside are told by triggers, with a database of either kind.
+async fn captured(bench: &Bench, sql: &dyn Fn(&str) -> Result<(), Failed>) -> Result<(), Failed> {
+    let client = bench.client()?;
+    sql(
+        "INSERT INTO customers (id, name, city) VALUES ('C-1', 'Acme', 'Bonn'), ('C-2', 'Birch', 'Oslo'), ('C-3', 'Cedar', 'Rome')",
+    )?;
+    bench.expect(&["check"], 0, &["both: good"]).await?;
+    bench.expect(&["run"], 0, &["both (full)", "3 created"]).await?;
+    sql("UPDATE customers SET city = 'Trier' WHERE id = 'C-1'")?;
+    sql("DELETE FROM customers WHERE id = 'C-2'")?;
+    sql("INSERT INTO customers (id, name) VALUES ('C-4', 'Dale')")?;
+    sql("UPDATE customers SET id = 'C-5' WHERE id = 'C-3'")?;
+    bench.expect(&["plan"], 0, &["changes only"]).await?;
+    bench.expect(&["run"], 0, &["both (changes)", "2 created", "2 deleted", "no row missing"]).await?;
+    let page = client.query("SELECT Customer_No__c, BillingCity FROM Account ORDER BY Customer_No__c", false).await?;
+    let rows: Vec<[Value; 2]> =
+        page.records.iter().map(|record| [record["Customer_No__c"].clone(), record["BillingCity"].clone()]).collect();
+    let expected = [[json!("C-1"), json!("Trier")], [json!("C-4"), Value::Null], [json!("C-5"), json!("Rome")]];
+    assert_eq!(rows, expected);
+    for _ in 0..2 {
+        let output = bench.call(&["run", "--json"]).await?;
+        let report: Value = serde_json::from_slice(&output.stdout)?;
+        let counts = &report["counts"];
+        assert_eq!([&counts["created"], &counts["updated"], &counts["deleted"]], [0, 0, 0], "no echo: {report}");
+    }
+    Ok(())
+}
+
+const CAPTURED: &str = "
+mapping: customers
+version: 1
+salesforce: { connection: crm, object: Account, key: Customer_No__c }
+external: { connection: erp, entity: customers, key: id, capture: triggers }
+fields:
+  - { salesforce: Name, external: name }
+  - { salesforce: BillingCity, external: city }
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_tell_what_changed_in_sqlite() -> Result<(), Failed> {
+    let bench = bench("").await?;
+    std::fs::write(bench.path("mappings/customers.yaml"), CAPTURED)?;
+    let erp = bench.erp()?;
+    captured(&bench, &|sql| Ok(erp.execute_batch(sql)?)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_tell_what_changed_in_postgres() -> Result<(), Failed> {
+    let url = std::env::var("BRIDGEHEAD_TEST_POSTGRES").map_err(|_| "BRIDGEHEAD_TEST_POSTGRES is not set")?;
+    let (db, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    let schema = format!("captured_{}", std::process::id());
+    let bench = bench("").await?;
+    let table = format!("{schema}.customers");
+    std::fs::write(
+        bench.path("mappings/customers.yaml"),
+        CAPTURED.replace("entity: customers", &format!("entity: {table}")),
+    )?;
+    bench.edit("bridgehead.yaml", "kind: sqlite\n    path: erp.db", &format!("kind: postgres\n    url: {url}"))?;
+    let make = format!(
+        "DROP SCHEMA IF EXISTS {schema} CASCADE; CREATE SCHEMA {schema}; SET search_path = {schema};
+         CREATE TABLE customers (id varchar(20) PRIMARY KEY, name text NOT NULL, city text)"
+    );
+    db.batch_execute(&make).await?;
+    let db = std::sync::Arc::new(db);
+    let run = |sql: &str| -> Result<(), Failed> {
+        tokio::task::block_in_place(|| Ok(tokio::runtime::Handle::current().block_on(db.batch_execute(sql))?))
+    };
+    captured(&bench, &run).await?;
+    db.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await?;
+    Ok(())
+}

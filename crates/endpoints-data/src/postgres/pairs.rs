@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use endpoint::{Error, Guarded, Result, Revision, Target};
+use endpoint::{CHANGES, Error, Guarded, Read, Result, Revision, Target, Window};
 use futures::TryStreamExt as _;
 use model::{ChangeBatch, Class, Entity, Outcome, RecordError, Type, text_of};
 use tokio_postgres::Transaction;
@@ -12,6 +12,8 @@ use super::{Postgres, class, convert, failed};
 use crate::rows::{Rows, is_as_read};
 use crate::sql;
 
+/// How long noted changes are kept, in days; a sync that did not run for longer has to read everything (`--full`).
+const KEPT_DAYS: u32 = 30;
 /// Keys named in one statement.
 const KEYS: usize = 5_000;
 /// Rows written by one statement.
@@ -162,6 +164,81 @@ impl Postgres {
         }
         transaction.commit().await.map_err(failed(what()))?;
         Ok(outcomes)
+    }
+
+    /// Makes triggers that note the key of every row that changes, with the number of the transaction.
+    pub(super) async fn noting(&self, entity: &Entity, key: &str) -> Result<()> {
+        let failed_here = || failed(format!("cannot make triggers on {}", entity.name));
+        let mut client = self.open().await?;
+        let schema: String =
+            client.query_one("SELECT quote_ident(current_schema())", &[]).await.map_err(failed_here())?.get(0);
+        let trigger = sql::name(&format!("bridgehead_{}", entity.name.replace('.', "_")));
+        let (table, name, key) = (sql::table(&entity.name), sql::literal(&entity.name), sql::literal(key));
+        let transaction = client.transaction().await.map_err(failed_here())?;
+        // Whoever writes to the table need not know of the notes; two runs that begin at once take turns.
+        let sql = format!(
+            "SELECT pg_advisory_xact_lock(hashtext('{CHANGES}'));
+             CREATE TABLE IF NOT EXISTS {schema}.{CHANGES} (
+                 seq bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint, entity text NOT NULL, key text NOT NULL,
+                 at timestamptz NOT NULL DEFAULT now());
+             CREATE INDEX IF NOT EXISTS {CHANGES}_entity ON {schema}.{CHANGES} (entity, seq);
+             CREATE OR REPLACE FUNCTION {schema}.bridgehead_note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+                 SET search_path = {schema}, pg_temp AS $note$
+             BEGIN
+                 IF TG_OP <> 'INSERT' THEN
+                     INSERT INTO {schema}.{CHANGES} (entity, key) VALUES (TG_ARGV[0], to_jsonb(OLD)->>TG_ARGV[1]);
+                 END IF;
+                 IF TG_OP = 'INSERT' OR (TG_OP = 'UPDATE' AND to_jsonb(OLD)->>TG_ARGV[1] <> to_jsonb(NEW)->>TG_ARGV[1]) THEN
+                     INSERT INTO {schema}.{CHANGES} (entity, key) VALUES (TG_ARGV[0], to_jsonb(NEW)->>TG_ARGV[1]);
+                 END IF;
+                 RETURN NULL;
+             END $note$;
+             DELETE FROM {schema}.{CHANGES} WHERE at < now() - interval '{KEPT_DAYS} days'"
+        );
+        transaction.batch_execute(&sql).await.map_err(failed_here())?;
+        let known = format!(
+            "SELECT 1 FROM pg_trigger WHERE tgrelid = {}::regclass AND tgname = {}",
+            sql::literal(&table),
+            sql::literal(trigger.trim_matches('"'))
+        );
+        if transaction.query(&known, &[]).await.map_err(failed_here())?.is_empty() {
+            let make = format!(
+                "CREATE TRIGGER {trigger} AFTER INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW
+                 EXECUTE FUNCTION {schema}.bridgehead_note({name}, {key})"
+            );
+            transaction.batch_execute(&make).await.map_err(failed_here())?;
+        }
+        transaction.commit().await.map_err(failed_here())
+    }
+
+    /// Returns the number of the oldest transaction that goes on: what those before it noted is all there.
+    pub(super) async fn next_change(&self) -> Result<String> {
+        let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text";
+        let row = self.open().await?.query_one(sql, &[]).await.map_err(failed("cannot read the noted changes"))?;
+        Ok(row.get(0))
+    }
+
+    /// Reads the keys of rows that were deleted in a window.
+    pub(super) async fn deleted(&self, read: &Read) -> Result<ChangeBatch> {
+        let what = || format!("cannot read what was deleted from {}", read.entity.name);
+        let key = read.fields.first().cloned().unwrap_or_default();
+        let window = read.window.clone().unwrap_or(Window { since: None, until: i64::MAX.to_string() });
+        let schema = read.entity.schema([key.as_str()]);
+        let schema =
+            schema.map_err(|name| Error::new(Class::Mapping, format!("{} has no field {name}", read.entity.name)))?;
+        let kind = read.entity.field(&key).map_or(Type::Text, |field| field.kind);
+        let sql = format!(
+            "SELECT DISTINCT c.key FROM {CHANGES} c WHERE {} AND NOT EXISTS (SELECT 1 FROM {} t WHERE t.{}::text = c.key)",
+            sql::noted(&read.entity.name, &window),
+            sql::table(&read.entity.name),
+            sql::name(&key)
+        );
+        let mut table = Rows::new(schema, &[kind]);
+        for row in self.open().await?.query(&sql, &[]).await.map_err(failed(what()))? {
+            table.add(&[Some(row.get::<_, String>(0))], || "a deleted row".to_owned());
+        }
+        let batch = table.finish(None).map_err(|error| Error::new(Class::Internal, what()).caused_by(error))?;
+        Ok(ChangeBatch::deletes(batch.records, None))
     }
 
     /// Returns keys from the key's own sequence, or random ones for texts.

@@ -1,7 +1,7 @@
 //! Reads rows in key ranges, each by one COPY, all of them in one snapshot.
 
 use async_trait::async_trait;
-use endpoint::{Batches, Error, Read, Result, Source};
+use endpoint::{Batches, CHANGES, Error, Read, Result, Source};
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::{ChangeBatch, Class, Entity, Type};
 use tokio::sync::mpsc;
@@ -31,6 +31,9 @@ fn earlier(read: &Read) -> impl Fn(&str) -> String + use<> {
 impl Source for Postgres {
     async fn now(&self, entity: &Entity) -> Result<Option<String>> {
         let Some(cursor) = &entity.cursor else { return Ok(None) };
+        if cursor == CHANGES {
+            return self.next_change().await.map(Some);
+        }
         let sql = format!("SELECT max({})::text FROM {}", sql::name(cursor), sql::table(&entity.name));
         let row = self.open().await?.query_one(&sql, &[]).await.map_err(failed("cannot read the cursor"))?;
         // Without rows there is no end of a window: everything is read again.
@@ -49,6 +52,10 @@ impl Source for Postgres {
         Ok(row.get::<_, i64>(0).cast_unsigned())
     }
 
+    async fn capture(&self, entity: &Entity, key: &str) -> Result<()> {
+        self.noting(entity, key).await
+    }
+
     async fn fetch(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {
         self.by_key(entity, fields, key, keys).await
     }
@@ -58,6 +65,10 @@ impl Source for Postgres {
             let message =
                 format!("{} has no primary key, so a read of it could not be resumed; give it one", read.entity.name);
             return Err(Error::new(Class::Mapping, message));
+        }
+        if read.deleted {
+            let deleted = self.deleted(&read).await;
+            return Ok(futures::stream::iter([deleted]).boxed());
         }
         let (sender, receiver) = mpsc::channel(WAITING);
         let this = self.clone();

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use endpoint::{Error, Guarded, Result, Revision, Target};
+use endpoint::{CHANGES, Error, Guarded, Read, Result, Revision, Target, Window};
 use model::{ChangeBatch, Class, Entity, Outcome, Type};
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params_from_iter};
@@ -13,6 +13,8 @@ use super::{convert, failed};
 use crate::rows::{Rows, is_as_read};
 use crate::sql;
 
+/// How long noted changes are kept, in days; a sync that did not run for longer has to read everything (`--full`).
+const KEPT_DAYS: u32 = 30;
 /// Keys bound in one statement; SQLite takes 32,766.
 const KEYS: usize = 8_000;
 
@@ -152,4 +154,65 @@ pub(super) fn new_keys(db: &mut Connection, entity: &Entity, key: &str, count: u
             format!("{} {key} is neither a number nor a text: no new key can be made for it", entity.name),
         )),
     }
+}
+
+/// Makes triggers that note the key of every row that changes. SQLite has one writer at a time, so that the numbers of changes
+/// come in the order of their transactions.
+pub(super) fn capture(db: &Connection, entity: &Entity, key: &str) -> Result<()> {
+    let (table, key) = (sql::table(&entity.name), sql::name(key));
+    let name = |event: &str| sql::name(&format!("bridgehead_{}_{event}", entity.name));
+    let note = |row: &str| {
+        format!("INSERT INTO {CHANGES} (entity, key) VALUES ({}, {row}.{key});", sql::literal(&entity.name))
+    };
+    let sql = format!(
+        "BEGIN IMMEDIATE;
+         CREATE TABLE IF NOT EXISTS {CHANGES} (seq INTEGER PRIMARY KEY AUTOINCREMENT, entity TEXT NOT NULL, key,
+                                               at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP);
+         CREATE INDEX IF NOT EXISTS {CHANGES}_entity ON {CHANGES} (entity, seq);
+         CREATE TRIGGER IF NOT EXISTS {} AFTER INSERT ON {table} BEGIN {} END;
+         CREATE TRIGGER IF NOT EXISTS {} AFTER UPDATE ON {table} BEGIN {} {} END;
+         CREATE TRIGGER IF NOT EXISTS {} AFTER DELETE ON {table} BEGIN {} END;
+         DELETE FROM {CHANGES} WHERE at < datetime('now', '-{KEPT_DAYS} days');
+         COMMIT",
+        name("insert"),
+        note("NEW"),
+        name("update"),
+        note("OLD"),
+        note("NEW"),
+        name("delete"),
+        note("OLD"),
+    );
+    db.execute_batch(&sql).map_err(failed(format!("cannot make triggers on {}", entity.name)))
+}
+
+/// Returns the number behind the newest noted change.
+pub(super) fn next_change(db: &Connection) -> Result<String> {
+    let sql = format!("SELECT CAST(coalesce(max(seq), 0) + 1 AS TEXT) FROM {CHANGES}");
+    db.query_row(&sql, [], |row| row.get(0)).map_err(failed("cannot read the noted changes"))
+}
+
+/// Reads the keys of rows that were deleted in a window.
+pub(super) fn deleted(db: &Connection, read: &Read) -> Result<ChangeBatch> {
+    let what = || format!("cannot read what was deleted from {}", read.entity.name);
+    let key = read.fields.first().cloned().unwrap_or_default();
+    let window = read.window.clone().unwrap_or(Window { since: None, until: i64::MAX.to_string() });
+    let sql = format!(
+        "SELECT DISTINCT key FROM {CHANGES} c WHERE {} AND NOT EXISTS (SELECT 1 FROM {} t WHERE t.{} = c.key)",
+        sql::noted(&read.entity.name, &window),
+        sql::table(&read.entity.name),
+        sql::name(&key)
+    );
+    let schema = read.entity.schema([key.as_str()]);
+    let schema =
+        schema.map_err(|name| Error::new(Class::Mapping, format!("{} has no field {name}", read.entity.name)))?;
+    let kind = read.entity.field(&key).map_or(Type::Text, |field| field.kind);
+    let mut table = Rows::new(schema, &[kind]);
+    let mut statement = db.prepare(&sql).map_err(failed(what()))?;
+    let mut rows = statement.query([]).map_err(failed(what()))?;
+    while let Some(row) = rows.next().map_err(failed(what()))? {
+        let cells = [convert::text(row.get_ref(0).map_err(failed(what()))?)];
+        table.add(&cells, || "a deleted row".to_owned());
+    }
+    let batch = table.finish(None).map_err(|error| Error::new(Class::Internal, what()).caused_by(error))?;
+    Ok(ChangeBatch::deletes(batch.records, None))
 }

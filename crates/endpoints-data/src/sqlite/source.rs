@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, TimeDelta};
-use endpoint::{Batches, Error, Read, Result, Source};
+use endpoint::{Batches, CHANGES, Error, Read, Result, Source};
 use futures::StreamExt as _;
 use model::{ChangeBatch, Class, Entity, Type};
 use rusqlite::Connection;
@@ -29,6 +29,9 @@ fn earlier(since: &str) -> String {
 impl Source for Sqlite {
     async fn now(&self, entity: &Entity) -> Result<Option<String>> {
         let Some(cursor) = &entity.cursor else { return Ok(None) };
+        if cursor == CHANGES {
+            return self.blocking(|db| pairs::next_change(&db).map(Some)).await;
+        }
         let sql = format!("SELECT CAST(max({}) AS TEXT) FROM {}", sql::name(cursor), sql::table(&entity.name));
         self.blocking(move |db| {
             let newest: Option<String> =
@@ -49,12 +52,21 @@ impl Source for Sqlite {
         .await
     }
 
+    async fn capture(&self, entity: &Entity, key: &str) -> Result<()> {
+        let (entity, key) = (entity.clone(), key.to_owned());
+        self.blocking(move |db| pairs::capture(&db, &entity, &key)).await
+    }
+
     async fn fetch(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {
         let (entity, fields, key, keys) = (entity.clone(), fields.to_vec(), key.to_owned(), keys.to_vec());
         self.blocking(move |db| pairs::fetch(&db, &entity, &fields, &key, &keys)).await
     }
 
     async fn read(&self, read: Read) -> Result<Batches> {
+        if read.deleted {
+            let deleted = self.blocking(move |db| pairs::deleted(&db, &read)).await;
+            return Ok(futures::stream::iter([deleted]).boxed());
+        }
         let (sender, receiver) = mpsc::channel(WAITING);
         let this = self.clone();
         tokio::task::spawn_blocking(move || {

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use arrow::array::RecordBatch;
 use chrono::Utc;
-use endpoint::{Endpoint, Read, Target, Window};
+use endpoint::{CHANGES, Endpoint, Read, Target, Window};
 use futures::StreamExt as _;
 use mapping::{Parents, TwoWay};
 use model::{Entity, Side};
@@ -24,7 +24,7 @@ use crate::sync::{Deletes, Sync};
 /// How often pairs that moved while they were written are looked at again in one run.
 const LOOKS: usize = 3;
 /// Changes that no brake minds, however few records are linked.
-const CHANGES: u64 = 100;
+const UNMINDED: u64 = 100;
 /// Pairs that are settled together: what is written between two commits.
 const PAIRS: usize = 2_000;
 
@@ -78,6 +78,9 @@ pub async fn prepare_pairs(
         }
         external.cursor = Some(cursor.value.clone());
     }
+    if definition.external.capture.is_some() {
+        external.cursor = Some(CHANGES.to_owned());
+    }
     let plan = TwoWay::new(definition, &salesforce, &external, parents).map_err(Error::Mapping)?;
     let ways = plan.fields.iter().map(|field| {
         let way = match (field.goes_to(Side::Salesforce), field.goes_to(Side::External)) {
@@ -110,7 +113,8 @@ pub async fn prepare_pairs(
             .iter()
             .map(|field| field.own(side).or_else(|| field.given(side).map(|given| column(made.field(given).name()))));
         let own: Vec<Option<usize>> = own.collect();
-        let changed = entity.cursor.as_ref().map(|cursor| column(cursor));
+        // What is captured has no field that tells when.
+        let changed = entity.cursor.as_ref().filter(|cursor| *cursor != CHANGES).map(|cursor| column(cursor));
         (fields, changed, own)
     };
     let (ours, theirs) = (with_cursor(Side::Salesforce, &salesforce), with_cursor(Side::External, &external));
@@ -144,7 +148,8 @@ pub async fn forecast_pairs(
     for side in [Side::Salesforce, Side::External] {
         let (end, entity) = (ends[place(side)], &prepared.targets[place(side)].entity);
         let since = store.checkpoint(&checkpoint_name(sync, side))?.since;
-        let until = end.now(entity).await?;
+        // Before the first run nothing captures yet.
+        let until = if since.is_none() { None } else { end.now(entity).await? };
         full = full.or(match (&since, &until) {
             (None, _) => Some("it has not run to its end yet"),
             (_, None) => Some("nothing tells what changed: name a `cursor` in the mapping"),
@@ -214,6 +219,9 @@ pub async fn run_pairs(
     let _lock = store.lock(&sync.name)?;
     let calls = ends[0].calls() + ends[1].calls();
     let prepared = prepare_pairs(sync, ends, parents).await?;
+    if sync.definition.external.capture.is_some() {
+        ends[1].capture(&prepared.targets[1].entity, &prepared.targets[1].key).await?;
+    }
     let mut report = Report { run: store.begin_run(&sync.name, Utc::now())?, ..Report::default() };
     let result = run_prepared(sync, &prepared, ends, store, options, progress, &mut report).await;
     report.calls = ends[0].calls() + ends[1].calls() - calls;
@@ -398,7 +406,7 @@ impl Pairing<'_> {
     fn change_brake(&self, more: usize) -> Result<(), Error> {
         let changed = self.report.counts.updated + more as u64;
         let share = self.sync.two_way.unwrap_or_default().change_brake;
-        if !self.options.force && changed > CHANGES && changed as f64 > self.linked as f64 * share {
+        if !self.options.force && changed > UNMINDED && changed as f64 > self.linked as f64 * share {
             return Err(Error::ChangeBrake { changed: self.report.counts.updated, of: self.linked });
         }
         Ok(())
@@ -445,7 +453,8 @@ impl Pairing<'_> {
 
     /// Notes the links whose records a source says are deleted.
     async fn read_deleted(&mut self, side: Side, window: Window) -> Result<(), Error> {
-        if !self.end(side).capabilities().tells_deletes {
+        let captured = self.entity(side).cursor.as_deref() == Some(CHANGES);
+        if !captured && !self.end(side).capabilities().tells_deletes {
             return Ok(());
         }
         let mut read = self.reading(side, Some(window));

@@ -82,7 +82,12 @@ pub(crate) async fn check(project: &Project) -> Result<(), Failure> {
     let mut failures = Vec::new();
     for sync in project.syncs(&[])? {
         match forecast(project, &sync).await {
-            Ok(_) => println!("{}: good", sync.name),
+            Ok(forecast) => {
+                println!("{}: good", sync.name);
+                for line in forecast.conversions {
+                    println!("  conversion: {line}");
+                }
+            }
             Err(failure) => failures.push(failure),
         }
     }

@@ -1,10 +1,12 @@
 //! A mapping made ready for both directions at once.
 
+use std::borrow::Cow;
+
 use arrow::array::{Array as _, ArrayRef, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
-use model::{Entity, Side};
+use model::{Entity, Side, text_of};
 
 use crate::definition::{Definition, Direction, Mistake, Owner};
 use crate::plan::{Parents, Place, Plan};
@@ -16,6 +18,8 @@ pub struct TwoWayField {
     pub name: String,
     /// Who wins where both sides changed it.
     pub owner: Option<Side>,
+    /// True when an expression makes its value in one direction at least.
+    by_expression: bool,
     to_external: Option<Place>,
     to_salesforce: Option<Place>,
 }
@@ -100,12 +104,59 @@ impl TwoWay {
                         Owner::Salesforce => Side::Salesforce,
                         Owner::External => Side::External,
                     }),
+                    by_expression: pair.to_external.is_some() || pair.to_salesforce.is_some(),
                     to_external: to_external.pairs[at],
                     to_salesforce: to_salesforce.pairs[at],
                 }
             })
             .collect();
         if mistakes.is_empty() { Ok(Self { to_external, to_salesforce, fields }) } else { Err(mistakes) }
+    }
+
+    /// Carries rows of Salesforce outside and back, and says of which fields what comes back is something else; only of
+    /// those whose mapping has an expression and no owner. One sentence a field, with an example.
+    ///
+    /// # Errors
+    ///
+    /// When the rows have other columns than the plan reads.
+    pub fn round_trip(&self, rows: &RecordBatch) -> Result<Vec<String>, ArrowError> {
+        let nobody = |_: &str, _: Side, keys: &[&str]| {
+            Ok(keys.iter().map(|key| ((*key).to_owned(), (*key).to_owned())).collect())
+        };
+        // A record that has no key yet would be given one.
+        let keys: arrow::array::StringArray = (0..rows.num_rows())
+            .map(|row| Some(text_of(rows.column(0).as_ref(), row).map_or_else(|| row.to_string(), Cow::into_owned)))
+            .collect();
+        let rows = &Self::with_column(rows, 0, &(std::sync::Arc::new(keys) as ArrayRef))?;
+        let there = self.to_external.apply(rows, &nobody)?;
+        let columns =
+            self.to_salesforce.source_fields.iter().zip(&self.to_salesforce.source_kinds).map(|(name, kind)| {
+                let made = there.records.column_by_name(name).cloned();
+                let column = made.unwrap_or_else(|| arrow::array::new_null_array(&kind.arrow(), there.rows.len()));
+                (name.clone(), column, true)
+            });
+        let outside = RecordBatch::try_from_iter_with_nullable(columns.collect::<Vec<_>>())?;
+        let back = self.to_salesforce.apply(&outside, &nobody)?;
+        let mut told = Vec::new();
+        for field in self.fields.iter().filter(|field| field.owner.is_none() && field.by_expression) {
+            let (Some(own), Some(given)) = (field.own(Side::Salesforce), field.given(Side::Salesforce)) else {
+                continue;
+            };
+            let text = |batch: &RecordBatch, column: usize, row: usize| {
+                text_of(batch.column(column).as_ref(), row).unwrap_or_default().into_owned()
+            };
+            let differs = back.rows.iter().enumerate().find_map(|(at, row)| {
+                let (before, after) = (text(rows, own, there.rows[*row]), text(&back.records, given, at));
+                (before != after).then_some((before, after))
+            });
+            if let Some((before, after)) = differs {
+                told.push(format!(
+                    "{}: {before:?} comes back as {after:?}; give the field an owner, or expressions that undo each other",
+                    field.name
+                ));
+            }
+        }
+        Ok(told)
     }
 
     /// Returns the plan that reads this side.

@@ -56,8 +56,9 @@ async fn edits_on_both_sides_are_merged_field_by_field() -> Result<(), Failed> {
     client.create("Account", &json!({"Name": "Birch ", "BillingCity": "Oslo"})).await?;
     let erp = bench.erp()?;
     erp.execute("INSERT INTO customers VALUES ('C-2', 'birch', 'Oslo', 'NORWAY', 10, NULL), ('C-3', 'Cedar', 'Rome', NULL, 7, NULL)", [])?;
-    bench.expect(&["check"], 0, &["both: good"]).await?;
-    bench.expect(&["plan"], 0, &["both: 4 rows"]).await?;
+    let unlike = "BillingCountry: \"Germany\" comes back as \"GERMANY\"; give the field an owner";
+    bench.expect(&["check"], 0, &["both: good", unlike]).await?;
+    bench.expect(&["plan"], 0, &["both: 4 rows", unlike]).await?;
     bench.expect(&["run"], 0, &["both (full)", "no row missing"]).await?;
     // Acme got a key, Birch was recognised, Cedar was made.
     let keys: Vec<String> = erp

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::salesforce::composite::{MAX_STEPS, Step, StepAnswer};
-use ::salesforce::{JsonTable, record};
+use ::salesforce::{JsonTable, collections, record};
 use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef, TimestampMicrosecondType};
 use chrono::DateTime;
 use endpoint::{Error, Guarded, Result, Revision, Target};
 use model::{ChangeBatch, Class, Entity, Outcome, Type, text_of};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::sink::refusal;
 use super::{Org, failed};
@@ -105,8 +105,21 @@ impl Org {
 
     pub(super) async fn revised(&self, target: &Target, changes: &Guarded) -> Result<Vec<Outcome>> {
         let stamp = target.entity.cursor.as_ref().and_then(|cursor| changes.expected.column_by_name(cursor));
-        let rows: Vec<usize> = (0..changes.revisions.len()).collect();
-        let mut outcomes = Vec::with_capacity(rows.len());
+        let mut outcomes = vec![Outcome::Moved; changes.revisions.len()];
+        let (new, rows): (Vec<usize>, Vec<usize>) =
+            (0..changes.revisions.len()).partition(|row| changes.revisions[*row] == Revision::Insert);
+        // What is new needs no guard: its key is refused if somebody has it.
+        for rows in new.chunks(collections::MAX_RECORDS) {
+            let records = rows.iter().map(|row| fields(changes, *row)).collect::<Result<Vec<_>>>()?;
+            let request = collections::create(&self.client, &target.entity.name, records);
+            for (row, outcome) in rows.iter().zip(self.save(target, &request, rows.len()).await?) {
+                outcomes[*row] = match outcome {
+                    Outcome::Refused(error) if error.code == "DUPLICATE_VALUE" => Outcome::Moved,
+                    Outcome::Applied { id, .. } => Outcome::Applied { created: true, id },
+                    other => other,
+                };
+            }
+        }
         for rows in rows.chunks(MAX_STEPS) {
             let mut steps = Vec::with_capacity(rows.len());
             for row in rows {
@@ -114,7 +127,9 @@ impl Org {
             }
             let answers = self.client.composite(&steps).await;
             let answers = answers.map_err(failed(format!("cannot write to {}", target.entity.name)))?;
-            outcomes.extend(rows.iter().zip(answers).map(|(row, answer)| outcome(changes.revisions[*row], &answer)));
+            for (row, answer) in rows.iter().zip(answers) {
+                outcomes[*row] = outcome(changes.revisions[*row], &answer);
+            }
         }
         Ok(outcomes)
     }
@@ -151,32 +166,27 @@ fn step(target: &Target, changes: &Guarded, stamp: Option<&ArrayRef>, row: usize
         })?;
         Ok(Some(time.to_utc().format("%a, %d %b %Y %H:%M:%S GMT").to_string()))
     };
-    let body = || -> Result<Option<Value>> {
-        let columns = changes.records.project(&changes.written[row]);
-        let columns = columns.map_err(|error| Error::new(Class::Internal, "a column is missing").caused_by(error))?;
-        let mut fields = record(&columns, row);
-        if changes.revisions[row] == Revision::Insert {
-            fields.retain(|name, value| !value.is_null() && *name != target.key);
-        }
-        Ok(Some(Value::Object(fields)))
+    let (method, body) = match changes.revisions[row] {
+        Revision::Delete => ("DELETE", None),
+        Revision::Insert | Revision::Update => ("PATCH", Some(Value::Object(fields(changes, row)?))),
     };
-    Ok(match changes.revisions[row] {
-        Revision::Insert => {
-            Step { method: "POST", path: format!("sobjects/{object}"), unmodified_since: None, body: body()? }
-        }
-        Revision::Update => {
-            Step { method: "PATCH", path: format!("sobjects/{object}/{id}"), unmodified_since: guard()?, body: body()? }
-        }
-        Revision::Delete => {
-            Step { method: "DELETE", path: format!("sobjects/{object}/{id}"), unmodified_since: guard()?, body: None }
-        }
-    })
+    Ok(Step { method, path: format!("sobjects/{object}/{id}"), unmodified_since: guard()?, body })
+}
+
+/// Returns the fields of a row that are written; those of a new record only where they have a value.
+fn fields(changes: &Guarded, row: usize) -> Result<Map<String, Value>> {
+    let columns = changes.records.project(&changes.written[row]);
+    let columns = columns.map_err(|error| Error::new(Class::Internal, "a column is missing").caused_by(error))?;
+    let mut fields = record(&columns, row);
+    if changes.revisions[row] == Revision::Insert {
+        fields.retain(|_, value| !value.is_null());
+    }
+    Ok(fields)
 }
 
 fn outcome(revision: Revision, answer: &StepAnswer) -> Outcome {
     if answer.http_status_code < 300 {
-        let id = answer.body.get("id").and_then(Value::as_str).map(str::to_owned);
-        return Outcome::Applied { created: revision == Revision::Insert, id };
+        return Outcome::Applied { created: false, id: None };
     }
     let error = answer.refusal();
     let (code, message, fields) = match error {
@@ -184,7 +194,7 @@ fn outcome(revision: Revision, answer: &StepAnswer) -> Outcome {
         None => ("UNKNOWN_EXCEPTION".to_owned(), format!("status {}", answer.http_status_code), Vec::new()),
     };
     match (answer.http_status_code, code.as_str(), revision) {
-        (412, ..) | (_, "DUPLICATE_VALUE", Revision::Insert) => Outcome::Moved,
+        (412, ..) => Outcome::Moved,
         (404, _, Revision::Delete) | (_, "ENTITY_IS_DELETED", Revision::Delete) => Outcome::Unchanged,
         (404, _, Revision::Update) | (_, "ENTITY_IS_DELETED", Revision::Update) => Outcome::Moved,
         _ => Outcome::Refused(refusal(&code, &message, fields)),

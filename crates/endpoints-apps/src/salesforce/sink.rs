@@ -111,7 +111,7 @@ impl Org {
         Ok(outcomes)
     }
 
-    async fn save(&self, target: &Target, request: &outbound::Request, rows: usize) -> Result<Vec<Outcome>> {
+    pub(super) async fn save(&self, target: &Target, request: &outbound::Request, rows: usize) -> Result<Vec<Outcome>> {
         let saved =
             self.client.save(request).await.map_err(failed(format!("cannot write to {}", target.entity.name)))?;
         if saved.len() != rows {

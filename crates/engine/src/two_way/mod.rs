@@ -21,6 +21,8 @@ use crate::report::{Error, Progress, Report};
 use crate::run::{Options, millis};
 use crate::sync::{Deletes, Sync};
 
+/// Records that a check carries outside and back.
+const SAMPLE: usize = 200;
 /// How often pairs that moved while they were written are looked at again in one run.
 const LOOKS: usize = 3;
 /// Changes that no brake minds, however few records are linked.
@@ -161,6 +163,7 @@ pub async fn forecast_pairs(
         rows += count;
         calls += end.forecast_read_calls(count) + ends[place(side.other())].forecast_calls(count);
     }
+    let unlike = sample(sync, &prepared, ends[0]).await?;
     let plans = [&prepared.plan.to_external, &prepared.plan.to_salesforce];
     Ok(Forecast {
         full,
@@ -168,10 +171,20 @@ pub async fn forecast_pairs(
         calls,
         calls_left: ends[0].allowance(),
         parked: store.count_dead_letters(Some(&sync.name))?.1,
-        conversions: plans.iter().flat_map(|plan| plan.conversions.clone()).collect(),
+        conversions: plans.iter().flat_map(|plan| plan.conversions.clone()).chain(unlike).collect(),
         drift: Vec::new(),
         creates: None,
     })
+}
+
+/// Carries some records outside and back, and returns what does not come back as it was.
+async fn sample(sync: &Sync, prepared: &PreparedPairs, salesforce: &dyn Endpoint) -> Result<Vec<String>, Error> {
+    let plan = &prepared.plan.to_external;
+    let read = Read { fields: plan.source_fields.clone(), ..reading(sync, prepared, Side::Salesforce, None) };
+    let first = salesforce.read(Read { batch_rows: SAMPLE, ..read }).await?.next().await.transpose()?;
+    let Some(batch) = first.filter(|batch| !batch.is_empty()) else { return Ok(Vec::new()) };
+    let error = |source| Error::Batch { sync: sync.name.clone(), source };
+    prepared.plan.round_trip(&batch.records).map_err(error)
 }
 
 fn checkpoint_name(sync: &Sync, side: Side) -> String {

@@ -107,6 +107,8 @@ pub struct Link {
     pub side: Side,
     /// The base: a fingerprint of each mapped field as last agreed, 8 bytes each in the mapping's order.
     pub base: Vec<u8>,
+    /// The run that last met its external record in a read of everything; says nothing where a link is stored.
+    pub seen: i64,
 }
 
 impl Link {
@@ -161,6 +163,7 @@ fn link(row: &rusqlite::Row<'_>) -> rusqlite::Result<Link> {
         external: row.get(1)?,
         side: if row.get::<_, i64>(2)? == 0 { Side::Salesforce } else { Side::External },
         base: row.get(3)?,
+        seen: row.get(4)?,
     })
 }
 
@@ -379,7 +382,9 @@ impl Store {
     pub fn links(&self, mapping: &str, side: Side, keys: &[&str]) -> Result<HashMap<String, Link>> {
         self.with(|db| {
             let column = key_column(side);
-            let sql = format!("SELECT salesforce, external, side, base FROM link WHERE mapping = ?1 AND {column} = ?2");
+            let sql = format!(
+                "SELECT salesforce, external, side, base, seen_external FROM link WHERE mapping = ?1 AND {column} = ?2"
+            );
             let mut statement = db.prepare_cached(&sql)?;
             let mut found = HashMap::with_capacity(keys.len());
             for key in keys {
@@ -404,7 +409,7 @@ impl Store {
                 let mut tie = transaction.prepare_cached(&format!(
                     "INSERT OR REPLACE INTO link (mapping, salesforce, external, side, base, {seen}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
                 ))?;
-                for Link { salesforce, external, side, base } in &commit.links {
+                for Link { salesforce, external, side, base, .. } in &commit.links {
                     let values = params![mapping, salesforce, external, side_number(*side), base, run];
                     if renew.execute(values)? == 0 {
                         tie.execute(values)?;
@@ -463,7 +468,7 @@ impl Store {
         self.with(|db| {
             let seen = seen_column(owner.source);
             let sql = format!(
-                "SELECT salesforce, external, side, base FROM link
+                "SELECT salesforce, external, side, base, seen_external FROM link
                  WHERE mapping = ?1 AND {seen} != ?2 AND external > ?3 ORDER BY external LIMIT ?4"
             );
             db.prepare_cached(&sql)?.query_map(params![owner.mapping, owner.run, after, limit as i64], link)?.collect()

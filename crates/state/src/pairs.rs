@@ -296,7 +296,7 @@ fn write(db: &Transaction<'_>, sync: &str, mapping: &str, run: i64, commit: &Pai
         "INSERT OR REPLACE INTO link (mapping, salesforce, external, side, base, seen_salesforce, seen_external)
          VALUES (?1, ?2, ?3, ?6, ?4, ?5, ?5)",
     )?;
-    for Link { salesforce, external, side, base } in &commit.links {
+    for Link { salesforce, external, side, base, .. } in &commit.links {
         if renew.execute(params![mapping, salesforce, external, base, run])? == 0 {
             tie.execute(params![mapping, salesforce, external, base, run, side_number(*side)])?;
         }

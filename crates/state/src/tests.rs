@@ -10,7 +10,7 @@ fn a_commit_is_there_after_reopening_and_a_second_run_is_sent_away() {
     drop(lock);
     let run = store.begin_run("s", Utc::now()).expect("a run");
     let owner = Owner { sync: "s", mapping: "m", source: Side::Salesforce, run };
-    let link = Link { salesforce: "a".into(), external: "1".into(), side: Side::External, base: vec![1; 8] };
+    let link = Link { salesforce: "a".into(), external: "1".into(), side: Side::External, base: vec![1; 8], seen: 0 };
     let checkpoint = Checkpoint { since: Some("x".into()), open: None, mapping: 7 };
     let commit = Commit { links: vec![link.clone()], checkpoint: Some(checkpoint.clone()), ..Commit::default() };
     store.commit(owner, &commit).expect("a commit");

@@ -426,6 +426,7 @@ impl Pairing<'_> {
     }
 
     async fn read(&mut self, side: Side, window: Option<Window>, until: Option<&str>) -> Result<(), Error> {
+        let everything = window.is_none();
         let read = self.reading(side, window);
         let until = until.and_then(settled_before);
         let (coarse, changed) = (self.end(side).capabilities().guards_by_second, self.prepared.changed[place(side)]);
@@ -456,7 +457,7 @@ impl Pairing<'_> {
                     self.moved.insert((side, cell(&part, self.identity(side), row)));
                 }
                 let ready = take(&part, &ready).map_err(self.batch_error())?;
-                self.settle_rows(side, ready).await?;
+                self.settle_rows(side, ready, everything).await?;
                 (self.progress)(Progress { rows: self.report.receipt.read, of: self.report.receipt.source.0 });
             }
         }
@@ -522,7 +523,7 @@ impl Pairing<'_> {
                     let commit = state::PairCommit { visited: unlinked, ..state::PairCommit::default() };
                     self.commit(&commit)?;
                     self.gone.extend(links.into_values());
-                    self.settle_rows(side, found).await?;
+                    self.settle_rows(side, found, false).await?;
                 }
             }
         }

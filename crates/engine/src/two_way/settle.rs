@@ -88,8 +88,8 @@ fn prints(column: &dyn Array) -> Vec<Print> {
 }
 
 impl Pairing<'_> {
-    /// Settles rows of one side with their counterparts.
-    pub(super) async fn settle_rows(&mut self, side: Side, batch: RecordBatch) -> Result<(), Error> {
+    /// Settles rows of one side with their counterparts; with `new_only` not those that this run has settled.
+    pub(super) async fn settle_rows(&mut self, side: Side, batch: RecordBatch, new_only: bool) -> Result<(), Error> {
         let identity = self.identity(side);
         let ids: Vec<String> = (0..batch.num_rows()).map(|row| cell(&batch, identity, row)).collect();
         let names: Vec<&str> = ids.iter().map(String::as_str).collect();
@@ -99,7 +99,12 @@ impl Pairing<'_> {
                 let batch = self.give_keys(batch, &links).await?;
                 self.settle_salesforce(batch, &links).await
             }
-            Side::External => self.settle_external(batch, &links).await,
+            Side::External => {
+                let settled = |id: &String| new_only && links.get(id).is_some_and(|link| link.seen == self.report.run);
+                let rows: Vec<usize> = (0..ids.len()).filter(|row| !settled(&ids[*row])).collect();
+                let batch = take(&batch, &rows).map_err(self.batch_error())?;
+                self.settle_external(batch, &links).await
+            }
         }
     }
 
@@ -113,8 +118,8 @@ impl Pairing<'_> {
             let link = links.get(&id).cloned();
             pairs.push(Pair { rows: [Some(row), None], link, id, key });
         }
-        let keys: Vec<String> = pairs.iter().map(|pair| pair.key.clone()).collect();
-        let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let tied = |pair: &&Pair| pair.link.as_ref().is_some_and(|link| link.external == pair.key);
+        let names: Vec<&str> = pairs.iter().filter(|pair| !tied(pair)).map(|pair| pair.key.as_str()).collect();
         // Whoever has the key of a record that has no link may be another Salesforce record.
         let holders = self.store.links(&self.sync.definition.mapping, Side::External, &names)?;
         let rivals: Vec<String> = pairs
@@ -979,6 +984,7 @@ impl Pairing<'_> {
             external: pair.key.clone(),
             side: Side::External,
             base: self.layouts.encode(base),
+            seen: 0,
         };
         match one.decision {
             Decision::Forget => commit.unlinked.extend(pair.link.clone()),

@@ -110,7 +110,8 @@ async fn history(ways: &Ways, seed: u64, steps: usize, trouble: Trouble) -> Resu
         }
         number += 1;
         // It may fail; whatever it left undone is for the next.
-        let _ = run(number, false).await;
+        let full = dice.chance(15);
+        let _ = run(number, full).await;
     }
     // Nobody edits any more, nothing fails: soon there is nothing to do.
     let quiet = async |number: &mut i64, ends: &[Memory; 2]| -> Result<(), String> {

@@ -1,7 +1,12 @@
 //! Two-way syncs: both sides are read, pairs are merged, each side is written where it is still as it was read.
 
 mod base;
+mod counterparts;
+mod keys;
+mod known;
+mod pair;
 mod settle;
+mod write;
 
 use std::collections::{HashMap, HashSet};
 

@@ -103,14 +103,22 @@ async fn a_person_signs_in_with_a_proof_key_and_the_tokens_rotate() -> Result<()
         .collect();
     let answer = http.post(&authorize).header("cookie", &cookie).form(&forged).send().await?;
     assert_eq!(answer.status(), 200, "a forged consent leads back to the login page");
-    let answer = http.post(&authorize).header("cookie", &cookie).form(&consent).send().await?;
-    let location = answer.headers()["location"].to_str()?.to_owned();
-    assert!(location.starts_with("http://localhost:9/cb?code=") && location.ends_with("&state=a%26b"), "{location}");
-    let code = location.split("code=").nth(1).and_then(|rest| rest.split('&').next()).unwrap_or_default();
-    let redeem = |verifier: &'static str| {
+    // The same consent twice gives two codes.
+    let mut codes = Vec::new();
+    for _ in 0..2 {
+        let answer = http.post(&authorize).header("cookie", &cookie).form(&consent).send().await?;
+        let location = answer.headers()["location"].to_str()?.to_owned();
+        assert!(
+            location.starts_with("http://localhost:9/cb?code=") && location.ends_with("&state=a%26b"),
+            "{location}"
+        );
+        let code = location.split("code=").nth(1).and_then(|rest| rest.split('&').next()).unwrap_or_default();
+        codes.push(code.to_owned());
+    }
+    let redeem = |verifier: &'static str, code: usize| {
         [
             ("grant_type", "authorization_code"),
-            ("code", code),
+            ("code", codes[code].as_str()),
             ("client_id", "portal"),
             ("redirect_uri", "http://localhost:9/cb"),
             ("code_verifier", verifier),
@@ -118,19 +126,16 @@ async fn a_person_signs_in_with_a_proof_key_and_the_tokens_rotate() -> Result<()
     };
     let verifier: &'static str = Box::leak(verifier.into_boxed_str());
     let (status, refused) =
-        post(&sandbox, &http, "token", &redeem("somebody-else-who-saw-the-code-pass-by-in-a-log-file")).await?;
-    assert_eq!(
-        (status, &refused["error_description"]),
-        (400, &json!("invalid code verifier")),
-        "a code is its client's"
-    );
-    let (status, granted) = post(&sandbox, &http, "token", &redeem(verifier)).await?;
+        post(&sandbox, &http, "token", &redeem("somebody-else-who-saw-the-code-pass-by", 1)).await?;
+    let wrong = (status, &refused["error_description"]);
+    assert_eq!(wrong, (400, &json!("invalid code verifier")), "a code is its client's");
+    let (status, granted) = post(&sandbox, &http, "token", &redeem(verifier, 0)).await?;
     assert_eq!(status, 200, "{granted}");
     assert!(
         granted["issued_at"].is_string() && granted["expires_in"].is_null() && granted["id_token"].is_string(),
         "{granted}"
     );
-    let (status, refused) = post(&sandbox, &http, "token", &redeem(verifier)).await?;
+    let (status, refused) = post(&sandbox, &http, "token", &redeem(verifier, 0)).await?;
     assert_eq!((status, &refused["error"]), (400, &json!("invalid_grant")), "a code is good once");
 
     let identity = http

@@ -89,7 +89,7 @@ impl Org {
             match verb {
                 Verb::Insert => {
                     let id = store.insert(object, &record)?;
-                    Ok(json!({"id": id, "success": true, "errors": []}))
+                    Ok(self.saved(object, &id))
                 }
                 Verb::Update => {
                     let id = take(&mut record, "id");

@@ -32,6 +32,7 @@ pub mod definition;
 mod describe;
 mod desk;
 mod error;
+mod events;
 mod faults;
 mod id;
 mod identity;

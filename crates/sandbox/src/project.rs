@@ -142,6 +142,16 @@ fn custom_object(schema: &Schema, name: &str, xml: Option<&Node>) -> Object {
     let digits = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let prefix = format!("{kind}{}{}", digits[serial / 62 % 62] as char, digits[serial % 62] as char);
     let mut object = new_object(name, &prefix, label, plural, false);
+    if kind == 'e' {
+        // Published, and then nobody's.
+        (object.updateable, object.deletable) = (false, false);
+        for (name, kind, length) in [("ReplayId", Kind::String, 1000), ("EventUuid", Kind::String, 36)] {
+            let mut field = Field::new(name, name, kind);
+            (field.custom, field.nillable, field.length) = (false, true, length);
+            object.fields.push(field);
+        }
+        return object;
+    }
     let name_field = xml.and_then(|xml| xml.child("nameField"));
     let mut field = Field::new("Name", name_field.and_then(|xml| xml.text("label")).unwrap_or("Name"), Kind::String);
     field.custom = false;

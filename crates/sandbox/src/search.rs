@@ -285,7 +285,7 @@ fn plain(object: &str) -> Returning {
 impl Object {
     /// True for objects that a search without `RETURNING` looks into.
     pub(crate) fn is_searchable(&self) -> bool {
-        !self.setup || self.name == "User"
+        !self.is_event() && (!self.setup || self.name == "User")
     }
 }
 

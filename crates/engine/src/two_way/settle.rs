@@ -72,13 +72,16 @@ impl Pairing<'_> {
         self.change_brake(updates)?;
         let withdrawn = self.intend(&pairs, &settled, &writes)?;
         let mut ids: HashMap<usize, String> = HashMap::new();
-        // Pairs whose write may have been made though it is said to have moved: its first answer was lost.
+        // Pairs whose write may have been made whatever is said of it now: its first answer was lost.
         let mut unsure: HashSet<usize> = HashSet::new();
         for side in [Side::External, Side::Salesforce] {
             let (outcomes, again) = self.write_side(side, &pairs, &halves, &writes[place(side)]).await?;
             for (write, outcome) in writes[place(side)].iter().zip(outcomes) {
                 let pair = &pairs[write.pair];
                 let counts = &mut self.report.counts;
+                if again && matches!(outcome, Outcome::Moved | Outcome::Refused(_)) {
+                    unsure.insert(write.pair);
+                }
                 match outcome {
                     Outcome::Applied { id, .. } => {
                         *(match write.revision {
@@ -93,9 +96,6 @@ impl Pairing<'_> {
                     Outcome::Unchanged => counts.unchanged += 1,
                     Outcome::Moved => {
                         failed[place(side)].insert(write.pair);
-                        if again {
-                            unsure.insert(write.pair);
-                        }
                         // Both records are fetched again by way of one that was there.
                         self.moved.insert(match pair.rows {
                             [Some(_), None] => (Side::Salesforce, pair.id.clone()),

@@ -109,5 +109,9 @@ fn compile_query(context: Context<'_>, query: &Query, depth: usize) -> Compiled<
             ),
         )
     })?;
+    if object.is_event() {
+        let message = format!("entity type {} does not support query", object.name);
+        return Err(Failure::at(query.from.object.offset, "INVALID_TYPE_FOR_OPERATION", message));
+    }
     Compiler::new(context, object, query, depth)?.compile(query, None)
 }

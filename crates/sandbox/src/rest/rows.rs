@@ -49,6 +49,7 @@ impl Org {
             ("GET", ["describe", part, ..] | [part @ ("listviews" | "quickActions" | "defaultValues"), ..]) => {
                 self.object_outline(call, version, object, part, rest)
             }
+            ("GET", ["eventSchema"]) if object.is_event() => self.event_schema(call, object),
             ("GET", ["updated"]) => self.replicated(call, object, false),
             ("GET", ["deleted"]) => self.replicated(call, object, true),
             (_, [id]) => self.row(call, method, version, object, id),
@@ -73,8 +74,7 @@ impl Org {
         let values = self.body_values(call)?;
         let id = self.write_with(&call.caller, call.options(), |store| store.insert(object, &values))?;
         self.note_used(call, object, &id);
-        let body = json!({"id": id, "success": true, "errors": []});
-        Ok(Answer::json(201, &body).with("location", link(version, object, &id)))
+        Ok(Answer::json(201, &self.saved(object, &id)).with("location", link(version, object, &id)))
     }
 
     fn row(&self, call: &Call, method: &str, version: &str, object: &Object, id: &str) -> Answered<Answer> {

@@ -310,6 +310,43 @@ async fn a_list_view_shows_its_records() -> Result<(), Failed> {
 }
 
 #[tokio::test]
+async fn platform_events_are_published_and_kept_by_nobody() -> Result<(), Failed> {
+    let (_sandbox, client) = open(vec![crate::project("ebikes-lwc")]).await?;
+    let event = "/sobjects/Manufacturing_Event__e";
+    let (status, published) =
+        client.call("POST", event, Some(&json!({"Order_Id__c": "801", "Status__c": "Submitted"}))).await?;
+    assert_eq!((status, &published["success"]), (201, &json!(true)), "{published}");
+    assert_eq!(published["errors"][0]["statusCode"], "OPERATION_ENQUEUED");
+    let id = published["id"].as_str().unwrap_or_default();
+    assert!(id.starts_with('e') && published["errors"][0]["message"].as_str().map(str::len) == Some(36), "{published}");
+    let records = json!({"records": [{"attributes": {"type": "Manufacturing_Event__e"}, "Order_Id__c": "802", "Status__c": "x"},
+                                     {"attributes": {"type": "Manufacturing_Event__e"}, "Nope__c": "x"}]});
+    let (_, results) = client.call("POST", "/composite/sobjects", Some(&records)).await?;
+    assert_eq!(results[0]["errors"][0]["statusCode"], "OPERATION_ENQUEUED", "{results}");
+    assert_eq!(
+        (&results[1]["success"], &results[1]["errors"][0]["statusCode"]),
+        (&json!(false), &json!("INVALID_FIELD"))
+    );
+    let refused = client.query("SELECT Id FROM Manufacturing_Event__e").await?;
+    assert_eq!(refused[0]["errorCode"], "INVALID_TYPE_FOR_OPERATION", "{refused}");
+    assert!(client.call("GET", &format!("{event}/{id}"), None).await?.0 >= 400, "nobody keeps it");
+    let (status, refused) = client.call("PATCH", &format!("{event}/{id}"), Some(&json!({"Status__c": "y"}))).await?;
+    assert!(status >= 400, "{refused}");
+    let (_, described) = client.call("GET", &format!("{event}/describe"), None).await?;
+    let can = ["createable", "updateable", "deletable", "queryable"].map(|what| described[what] == true);
+    assert_eq!(can, [true, false, false, false]);
+    let (_, schema) = client.call("GET", &format!("{event}/eventSchema"), None).await?;
+    assert_eq!(
+        (&schema["name"], &schema["namespace"]),
+        (&json!("Manufacturing_Event__e"), &json!("com.sforce.eventbus"))
+    );
+    let fields: Vec<&Value> = schema["fields"].as_array().into_iter().flatten().map(|field| &field["name"]).collect();
+    assert_eq!(fields, ["CreatedDate", "CreatedById", "Order_Id__c", "Status__c"], "{schema}");
+    assert_eq!(client.call("GET", "/sobjects/Account/eventSchema", None).await?.0, 404);
+    Ok(())
+}
+
+#[tokio::test]
 async fn children_have_pages_of_their_own() -> Result<(), Failed> {
     let (_sandbox, client) = open(Vec::new()).await?;
     let mut parents = Vec::new();

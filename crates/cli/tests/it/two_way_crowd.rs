@@ -20,7 +20,7 @@ const MAPPING: &str = "
 mapping: customers
 version: 1
 salesforce: { connection: crm, object: Account, key: Customer_No__c }
-external: { connection: db, entity: TABLE, key: id, cursor: changed_at }
+external: { connection: db, entity: TABLE, key: id, capture: triggers }
 fields:
   - { salesforce: Name, external: name }
   - { salesforce: BillingCity, external: city }
@@ -68,7 +68,7 @@ async fn edit_in_the_database(url: String, table: String, writer: usize) -> Resu
     let mut last = Last::new();
     let mut updates = Vec::new();
     for [_, column] in FIELDS {
-        let sql = format!("UPDATE {table} SET {column} = $2, changed_at = clock_timestamp() WHERE id = $1");
+        let sql = format!("UPDATE {table} SET {column} = $2 WHERE id = $1");
         updates.push(client.prepare(&sql).await.map_err(wrong)?);
     }
     for edit in 0..EDITS / WRITERS {
@@ -108,9 +108,7 @@ async fn eight_writers_and_ten_kills_lose_nothing() -> Result<(), Failed> {
     let db = postgres(&url).await?;
     db.batch_execute(&format!(
         "DROP TABLE IF EXISTS {table};
-         CREATE TABLE {table} (id text PRIMARY KEY, name text NOT NULL, city text, country text,
-                               changed_at timestamptz NOT NULL DEFAULT clock_timestamp());
-         CREATE INDEX ON {table} (changed_at);
+         CREATE TABLE {table} (id text PRIMARY KEY, name text NOT NULL, city text, country text);
          INSERT INTO {table} (id, name) SELECT 'K-' || lpad(n::text, 5, '0'), 'n' || n FROM generate_series(0, {}) n",
         RECORDS - 1
     ))

@@ -103,6 +103,10 @@ pub(crate) fn parse_term(text: &str) -> Answered<Term> {
             }
         }
     }
+    // What holds no word, such as the `&` between two names, is not looked for.
+    pieces.retain(|piece| {
+        matches!(piece.as_str(), "(" | ")") || piece.contains(['*', '?']) || words(piece).next().is_some()
+    });
     let letters: usize = pieces.iter().map(|piece| piece.chars().filter(|c| c.is_alphanumeric()).count()).sum();
     if letters < 2 {
         return Err(malformed("search term must be longer than one character"));
@@ -304,6 +308,8 @@ mod tests {
             ("\"ltd acme\"", "Acme Ltd", false),
             ("acme AND ltd", "Acme Ltd", true),
             ("acme ltd", "Acme and Sons", false),
+            ("rad & tat", "Rad & Tat", true),
+            ("rad & \"-\" tat", "Rad", false),
             ("acme OR sons", "Sons", true),
             ("acme AND NOT ltd", "Acme Ltd", false),
             ("(acme OR sons) AND ltd", "Sons Ltd", true),
@@ -314,7 +320,7 @@ mod tests {
             let texts = [fold(text)];
             assert_eq!(parse_term(term).map(|term| term.holds(&texts)), Ok(expected), "{term} in {text}");
         }
-        for term in ["a", "(acme", "acme)", "\"acme", "acme AND"] {
+        for term in ["a", "&& --", "acme AND &", "(acme", "acme)", "\"acme", "acme AND"] {
             assert_eq!(parse_term(term).map_err(|error| error.code), Err("MALFORMED_SEARCH".to_owned()), "{term}");
         }
     }

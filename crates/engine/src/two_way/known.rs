@@ -1,5 +1,7 @@
 //! What a pair last agreed on, what people decided about it, and what is kept of it for them.
 
+use std::borrow::Cow;
+
 use chrono::Utc;
 use model::{RecordError, Side, Unreadable};
 use state::{Conflict, DeadLetter, PairCommit, Revisit, letter_key};
@@ -10,7 +12,7 @@ use crate::chunk::row_json;
 use crate::merge::{self, Base, Decision, Half, Policy, Print, Rules, place};
 use crate::report::Error;
 
-impl Pairing<'_> {
+impl<'r> Pairing<'r> {
     /// Returns what a pair last agreed on: its link's base, and what a run that was cut off wrote after it.
     pub(super) fn base_of(
         &self,
@@ -82,8 +84,12 @@ impl Pairing<'_> {
     }
 
     /// Returns the rules for one record: a person may have decided about it, on seeing the values that it has now.
-    pub(super) fn rules_for(&self, id: &str, texts: &dyn Fn(usize) -> [Option<String>; 2]) -> (Rules, Vec<usize>) {
-        let mut rules = self.prepared.rules.clone();
+    pub(super) fn rules_for(
+        &self,
+        id: &str,
+        texts: &dyn Fn(usize) -> [Option<String>; 2],
+    ) -> (Cow<'r, Rules>, Vec<usize>) {
+        let mut rules = Cow::Borrowed(&self.prepared.rules);
         let mut fields = Vec::new();
         if self.decided.is_empty() || id.is_empty() {
             return (rules, fields);
@@ -91,13 +97,13 @@ impl Pairing<'_> {
         for (field, one) in self.prepared.plan.fields.iter().enumerate() {
             let Some((winner, conflict)) = self.decided.get(&(id.to_owned(), one.name.clone())) else { continue };
             if texts(field) == [conflict.salesforce_value.clone(), conflict.external_value.clone()] {
-                rules.fields[field].1 = Some(*winner);
+                rules.to_mut().fields[field].1 = Some(*winner);
                 fields.push(field);
             }
         }
         if let Some((winner, _)) = self.decided.get(&(id.to_owned(), String::new())) {
             // Whoever deleted it wins with the deletion, the other with the edit.
-            rules.asked = Some(*winner);
+            rules.to_mut().asked = Some(*winner);
         }
         (rules, fields)
     }

@@ -228,12 +228,17 @@ impl Pairing<'_> {
                     }
                     let open: Vec<usize> =
                         merged.conflicts.iter().filter(|one| one.winner.is_none()).map(|one| one.field).collect();
-                    let closed = (0..fields).filter(|field| !open.contains(field));
-                    let names = closed.map(|field| self.prepared.plan.fields[field].name.clone());
-                    one.done = names.filter(|name| self.held.contains(&(pair.id.clone(), name.clone()))).collect();
+                    if !self.held.is_empty() {
+                        let closed = (0..fields).filter(|field| !open.contains(field));
+                        let names = closed.map(|field| self.prepared.plan.fields[field].name.clone());
+                        one.done = names.filter(|name| self.held.contains(&(pair.id.clone(), name.clone()))).collect();
+                    }
                 }
             }
-            if !matches!(one.decision, Decision::Ask { .. }) && self.held.contains(&(pair.id.clone(), String::new())) {
+            if !self.held.is_empty()
+                && !matches!(one.decision, Decision::Ask { .. })
+                && self.held.contains(&(pair.id.clone(), String::new()))
+            {
                 one.done.push(String::new());
             }
             one.values = self.values_of(pair, &one.decision, &texts);

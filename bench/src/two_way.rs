@@ -192,6 +192,7 @@ pub(crate) async fn run(pairs: usize) -> std::result::Result<(), Failed> {
         deletes: Deletes::Ignore,
         brake: 1.0,
         two_way: Some(TwoWayRules::default()),
+        circle: Vec::new(),
     };
     let (ours, theirs) = (Table::new(Side::Salesforce, pairs)?, Table::new(Side::External, pairs)?);
     println!("memory: {} MB with both tables", status("VmRSS:"));

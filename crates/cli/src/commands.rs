@@ -66,7 +66,7 @@ pub(crate) async fn discover(
 }
 
 /// Turns an engine's error into lines that point into the mapping's file.
-fn failure(project: &Project, sync: &Sync, error: &engine::Error) -> Failure {
+pub(crate) fn failure(project: &Project, sync: &Sync, error: &engine::Error) -> Failure {
     let class = error.class();
     if let engine::Error::Mapping(mistakes) = error {
         let file = project.file_of(&sync.definition.mapping);
@@ -219,7 +219,13 @@ async fn run_all(project: &Project, syncs: &[Sync], options: &Options, as_json: 
     let mut failures = Vec::new();
     let mut failed: Vec<&str> = Vec::new();
     let mut dead = 0;
-    for sync in syncs {
+    let mut again = Vec::new();
+    for (pass, sync) in syncs.iter().map(|sync| (1, sync)).chain(syncs.iter().map(|sync| (2, sync))) {
+        // Records that refer to one another in a circle are written first, and given one another then.
+        let around = sync.circle.iter().any(|mapping| *mapping != sync.definition.mapping);
+        if pass == 2 && !(around && again.contains(&sync.name.as_str())) {
+            continue;
+        }
         if let Some(parent) = sync.definition.parents().find(|parent| failed.contains(&parent.value.as_str())) {
             failed.push(&sync.definition.mapping);
             eprintln!("{}: left out, since {} did not run to its end", sync.name, parent.value);
@@ -239,6 +245,9 @@ async fn run_all(project: &Project, syncs: &[Sync], options: &Options, as_json: 
                     println!("{}", line(&report, started.elapsed().as_secs_f64()));
                 }
                 dead += report.counts.dead;
+                if report.counts.parked > 0 {
+                    again.push(sync.name.as_str());
+                }
                 if !report.green() {
                     let (low, high) = report.receipt.source;
                     let text = format!(
@@ -258,6 +267,44 @@ async fn run_all(project: &Project, syncs: &[Sync], options: &Options, as_json: 
     Failure::all(failures)
 }
 
+pub(crate) async fn undo(project: &Project, run: i64, force: bool, as_json: bool) -> Result<(), Failure> {
+    let unknown = || Failure::new(Class::Mapping, format!("there is no run {run}; see `bridgehead runs`"));
+    let name = project.store.sync_of(run)?.ok_or_else(unknown)?;
+    let options = Options { force, stop: stop_on_interrupt(), ..Options::default() };
+    let syncs = project.syncs(std::slice::from_ref(&name))?;
+    let sync = syncs.iter().find(|sync| sync.name == name).ok_or_else(unknown)?;
+    if sync.two_way.is_none() {
+        let text =
+            format!("run {run} is one of {name}, which goes one way: what was there before is kept of two-way syncs");
+        return Err(Failure::new(Class::Mapping, text));
+    }
+    let (salesforce, external) = project.endpoints(sync)?;
+    let parents = |name: &str| project.parent_key(name);
+    let report = engine::undo_pairs(sync, [&*salesforce, &*external], &project.store, &parents, run, &options).await;
+    let report = report.map_err(|error| failure(project, sync, &error))?;
+    if as_json {
+        json(&report)?;
+    } else {
+        let counts = report.counts;
+        println!(
+            "Undid run {run} of {name} in run {}: {} put back, {} made again, {} taken away, {} as they were",
+            report.run, counts.updated, counts.created, counts.deleted, counts.unchanged
+        );
+    }
+    if report.left == 0 {
+        return Ok(());
+    }
+    let more = report.left.saturating_sub(report.left_keys.len() as u64);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let text = format!(
+        "{} records were changed since, or could not be written, and stay as they are: {}{more}. `--force` puts back what \
+         was changed",
+        report.left,
+        report.left_keys.join(", ")
+    );
+    Err(Failure::new(Class::Rejected, text))
+}
+
 pub(crate) fn runs(project: &Project, as_json: bool) -> Result<(), Failure> {
     let runs = project.store.runs(20)?;
     if as_json {
@@ -269,8 +316,9 @@ pub(crate) fn runs(project: &Project, as_json: bool) -> Result<(), Failure> {
         let counts = report.counts;
         let numbers = [counts.read, counts.created + counts.updated + counts.deleted, counts.dead, report.calls]
             .map(|n| n.to_string());
+        let what = report.undoes.map(|undone| format!(" (undo of {undone})")).unwrap_or_default();
         let started = run.started.get(..19).unwrap_or(&run.started).replace('T', " ");
-        rows.add_row([run.id.to_string(), run.sync, started, run.outcome].into_iter().chain(numbers));
+        rows.add_row([run.id.to_string(), run.sync + &what, started, run.outcome].into_iter().chain(numbers));
     }
     println!("{rows}");
     Ok(())

@@ -112,7 +112,12 @@ fn show(project: &Project, id: i64, json: bool) -> Result<(), Failure> {
     let whole = |value: &Option<String>| value.clone().unwrap_or_else(|| "(empty)".to_owned());
     println!("Conflict {id} of {}, met by run {} at {}", conflict.sync, conflict.run, conflict.at);
     println!("  record      {} in Salesforce, {} outside", conflict.salesforce, conflict.external);
-    if conflict.field.is_empty() {
+    let is_match = conflict.field == "(match)";
+    if is_match {
+        println!("  They may be one record.");
+        println!("  Salesforce  {}", whole(&conflict.salesforce_value));
+        println!("  outside     {}", whole(&conflict.external_value));
+    } else if conflict.field.is_empty() {
         println!("  One side deleted it, the other changed it.");
     } else {
         println!("  field       {}", conflict.field);
@@ -121,6 +126,11 @@ fn show(project: &Project, id: i64, json: bool) -> Result<(), Failure> {
         println!("  outside     {}", whole(&conflict.external_value));
     }
     match (conflict.state.as_str(), &conflict.winner) {
+        ("held", _) if is_match => {
+            println!(
+                "  It waits: `bridgehead conflicts resolve {id} external` pairs them, `... salesforce` keeps them apart."
+            );
+        }
         ("held", _) => {
             println!("  It waits: `bridgehead conflicts resolve {id} salesforce` or `... external` decides it.");
         }

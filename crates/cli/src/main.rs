@@ -1,5 +1,6 @@
 //! The `bridgehead` command.
 
+mod capture;
 mod commands;
 mod config;
 mod conflicts;
@@ -62,6 +63,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Put back what a run of a two-way sync wrote, on both sides; what was changed since stays.
+    Undo {
+        /// The run's number: see `bridgehead runs`.
+        run: i64,
+        /// Put back also what was changed since.
+        #[arg(long)]
+        force: bool,
+        /// Machine-readable output.
+        #[arg(long)]
+        json: bool,
+    },
     /// List the newest runs.
     Runs {
         /// Machine-readable output.
@@ -74,6 +86,9 @@ enum Command {
     /// See and decide what both sides of a two-way sync changed.
     #[command(subcommand)]
     Conflicts(conflicts::Arguments),
+    /// See how the changes of two-way syncs are noted outside, and end it.
+    #[command(subcommand)]
+    Capture(capture::Arguments),
     /// Start a local Salesforce org, or look after one.
     Sandbox(sandbox::Arguments),
     /// Print the JSON Schema of the project's files, for editors.
@@ -216,7 +231,9 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Check => commands::check(&open()?).await,
         Command::Plan { syncs, json } => commands::plan(&open()?, &syncs, json).await,
         Command::Run { syncs, full, force, json } => commands::run(&open()?, &syncs, full, force, json).await,
+        Command::Undo { run, force, json } => commands::undo(&open()?, run, force, json).await,
         Command::Conflicts(arguments) => conflicts::run(&open()?, arguments),
+        Command::Capture(arguments) => capture::run(&open()?, arguments).await,
         Command::Runs { json } => commands::runs(&open()?, json),
         Command::DeadLetters(Letters::List { sync, limit, json }) => {
             commands::letters(&open()?, sync.as_deref(), json, limit)

@@ -154,6 +154,9 @@ impl Project {
             }
         }
         let wanted = |sync: &&SyncConfig| names.is_empty() || names.contains(&sync.sync);
+        let both_ways = self.config.syncs().iter().filter(|config| config.direction == DirectionConfig::TwoWay);
+        let both_ways: Vec<&Definition> =
+            both_ways.filter_map(|config| Some(&self.mappings.get(&config.mapping)?.1)).collect();
         let syncs = self.config.syncs().iter().filter(wanted).map(|config| {
             let (_, definition) = self.mappings.get(&config.mapping).ok_or_else(|| {
                 wrong(format!(
@@ -174,6 +177,11 @@ impl Project {
                 },
                 brake: config.brake,
                 two_way: two_way(config).map_err(|what| wrong(format!("the sync {}: {what}", config.sync)))?,
+                circle: if config.direction == DirectionConfig::TwoWay {
+                    engine::circle_of(&config.mapping, &both_ways)
+                } else {
+                    Vec::new()
+                },
             })
         });
         let syncs = syncs.collect::<Result<Vec<_>, Failure>>()?;

@@ -67,9 +67,28 @@ pub struct Capabilities {
     pub guards_by_second: bool,
 }
 
-/// Name of the table of changes that captured entities have for a cursor: their windows end before `until`, and all that
-/// happened in them is told, deletions too.
+/// Name of the table of changes, which entities captured by triggers have for a cursor: their windows end before `until`,
+/// and all that happened in them is told, deletions too.
 pub const CHANGES: &str = "bridgehead_changes";
+/// Start of the name of a place in the system's own log, which entities captured by log have for a cursor; their windows
+/// are as those of [`CHANGES`]. Nobody else may use the place.
+pub const LOG: &str = "bridgehead_log_";
+
+/// True when changes of an entity are captured, deletions too.
+pub fn is_captured(entity: &Entity) -> bool {
+    entity.cursor.as_deref().is_some_and(|cursor| cursor == CHANGES || cursor.starts_with(LOG))
+}
+
+/// How far behind a capture is.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Captured {
+    /// What captures: a table of notes, or a slot in the log.
+    pub name: String,
+    /// Bytes of its log that the system keeps for us; `None` where it keeps none.
+    pub kept_bytes: Option<u64>,
+    /// What is wrong with it, or soon will be.
+    pub trouble: Option<String>,
+}
 
 /// A span of changes by the source's own cursor, ends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,7 +191,13 @@ pub trait Source: Catalog {
     /// Returns the end of a window that begins now; `None` when the entity has no cursor.
     async fn now(&self, entity: &Entity) -> Result<Option<String>>;
 
-    /// True when the position of `read` can still be gone on from; where not, the read begins anew.
+    /// Returns what the system's own clock says, in microseconds since 1970; `None` where it is this machine's.
+    async fn clock(&self) -> Result<Option<i64>> {
+        Ok(None)
+    }
+
+    /// True when the position of `read` can still be gone on from, and all that changed in its window is still known;
+    /// where not, the read begins anew.
     async fn holds(&self, _read: &Read) -> Result<bool> {
         Ok(true)
     }
@@ -185,13 +210,24 @@ pub trait Source: Catalog {
         0
     }
 
-    /// Makes the system note every change of an entity from now on, by the value of `key`; where it does so already, all
-    /// stays as it is. The entity's cursor is [`CHANGES`] from then on.
+    /// Makes the system note every change of an entity from now on, by the value of `key`, in the way that the entity's
+    /// cursor says; where it does so already, all stays as it is.
     async fn capture(&self, entity: &Entity, _key: &str) -> Result<()> {
+        let what = if entity.cursor.as_deref() == Some(CHANGES) { "triggers" } else { "log to read" };
         Err(Error::new(
             Class::Mapping,
-            format!("changes of {} can't be captured: its system has no triggers", entity.name),
+            format!("changes of {} can't be captured: its system has no {what}", entity.name),
         ))
+    }
+
+    /// Says how a capture is doing; `None` where there is none.
+    async fn captured(&self, _entity: &Entity) -> Result<Option<Captured>> {
+        Ok(None)
+    }
+
+    /// Ends a capture, and removes all that was made for it.
+    async fn release(&self, _entity: &Entity) -> Result<()> {
+        Ok(())
     }
 
     /// Starts a read. Dropping the stream stops it and leaves nothing running.

@@ -1,6 +1,6 @@
 //! What the SQL databases share: names, literals, and the conditions of a read.
 
-use endpoint::{CHANGES, Read, Window};
+use endpoint::{CHANGES, Read, Window, is_captured};
 use model::{Class, Position};
 
 /// Quotes a name, whatever it holds.
@@ -33,8 +33,7 @@ pub(crate) fn conditions(
     earlier: impl Fn(&str) -> String,
 ) -> endpoint::Result<String> {
     let mut parts: Vec<String> = read.filter.iter().map(|filter| format!("({filter})")).collect();
-    let captured = read.entity.cursor.as_deref() == Some(CHANGES);
-    if let (Some(window), true) = (&read.window, captured) {
+    if let (Some(window), true) = (&read.window, is_captured(&read.entity)) {
         let key = read.fields.first().map(|field| name(field)).unwrap_or_default();
         parts.push(format!(
             "{key} IN (SELECT {} FROM {CHANGES} WHERE {})",

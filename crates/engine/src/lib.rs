@@ -17,5 +17,7 @@ pub use merge::{Contested, Policy};
 pub use prepare::{Forecast, forecast};
 pub use report::{Counts, Error, Progress, Receipt, Report};
 pub use run::{Options, run};
-pub use sync::{Deletes, Sync, in_order};
-pub use two_way::{PreparedPairs, TwoWayRules, forecast_pairs, prepare_pairs, run_pairs, run_prepared};
+pub use sync::{Deletes, Sync, circle_of, in_order};
+pub use two_way::{
+    PreparedPairs, TwoWayRules, capture_of, forecast_pairs, prepare_pairs, run_pairs, run_prepared, undo_pairs,
+};

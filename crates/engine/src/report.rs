@@ -46,6 +46,22 @@ pub enum Error {
         /// Records that are linked.
         of: u64,
     },
+    /// There is nothing to undo.
+    #[error("run {run} wrote nothing that can be undone: {why}")]
+    NothingToUndo {
+        /// The run.
+        run: i64,
+        /// Why.
+        why: &'static str,
+    },
+    /// Times of the two sides can't be compared.
+    #[error(
+        "`conflicts: latest` compares times, and {what}; nothing more is written. Set the clocks right, or run it with --force"
+    )]
+    ClockSkew {
+        /// What is wrong with the clocks.
+        what: String,
+    },
     /// A rule of the mapping lets no record pass that fails it.
     #[error(transparent)]
     Rejected(#[from] mapping::Rejected),
@@ -58,12 +74,12 @@ impl Error {
     /// Returns what the caller can do.
     pub fn class(&self) -> Class {
         match self {
-            Self::Mapping(_) => Class::Mapping,
+            Self::Mapping(_) | Self::NothingToUndo { .. } => Class::Mapping,
             Self::Endpoint(error) => error.class(),
             Self::State(error) => error.class(),
             Self::Batch { .. } => Class::Internal,
             Self::Rejected(_) => Class::Rejected,
-            Self::Brake { .. } | Self::ChangeBrake { .. } | Self::Stopped => Class::Stopped,
+            Self::Brake { .. } | Self::ChangeBrake { .. } | Self::ClockSkew { .. } | Self::Stopped => Class::Stopped,
         }
     }
 }
@@ -137,6 +153,15 @@ pub struct Report {
     /// Conflicts that wait for a person.
     #[serde(default)]
     pub held: u64,
+    /// The run that this one undoes.
+    #[serde(default)]
+    pub undoes: Option<i64>,
+    /// Records that an undo left alone, since they were changed after the run that it undoes.
+    #[serde(default)]
+    pub left: u64,
+    /// Some of them.
+    #[serde(default)]
+    pub left_keys: Vec<String>,
     /// Time until batches came, in milliseconds.
     pub read_ms: u64,
     /// Time spent mapping, in milliseconds.

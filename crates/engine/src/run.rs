@@ -251,10 +251,7 @@ impl Running<'_> {
     pub(crate) fn map(&mut self, records: &arrow::array::RecordBatch) -> Result<mapping::Mapped, Error> {
         let begun = Instant::now();
         let store = self.store;
-        let links = |mapping: &str, side: Side, keys: &[&str]| {
-            let found = store.links(mapping, side, keys)?;
-            Ok(found.into_iter().map(|(key, link)| (key, link.key(side.other()).to_owned())).collect())
-        };
+        let links = |mapping: &str, side: Side, keys: &[&str]| Ok(store.counterparts(mapping, side, keys)?);
         let mapped = self.prepared.plan.apply(records, &links).map_err(self.batch_error())?;
         self.report.counts.warnings += mapped.warnings;
         self.report.map_ms += millis(begun);

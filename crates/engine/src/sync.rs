@@ -29,12 +29,41 @@ pub struct Sync {
     pub brake: f64,
     /// How it decides, if it goes both ways; `direction` means nothing then.
     pub two_way: Option<TwoWayRules>,
+    /// Mappings that its mapping looks up and that look it up in turn, as [`circle_of`] returns them. A record is written
+    /// without such a parent while that is not there, and given it later.
+    pub circle: Vec<String>,
+}
+
+/// Returns the mappings that `mapping` looks up, directly or through others, and that look it up in turn: itself too, where
+/// records refer to records of their own kind.
+pub fn circle_of(mapping: &str, two_way: &[&Definition]) -> Vec<String> {
+    let reached = |from: &str| {
+        let (mut reached, mut at) = (Vec::<&str>::new(), 0);
+        let parents = |of: &str| {
+            let of = of.to_owned();
+            let lookups = two_way.iter().filter(move |one| one.mapping == of).flat_map(|one| &one.fields);
+            lookups.filter_map(|pair| Some(pair.lookup.as_ref()?.value.as_str()))
+        };
+        reached.extend(parents(from));
+        while let Some(next) = reached.get(at).copied() {
+            at += 1;
+            let new: Vec<&str> = parents(next).filter(|parent| !reached.contains(parent)).collect();
+            reached.extend(new);
+        }
+        reached
+    };
+    let mut circle: Vec<String> =
+        reached(mapping).into_iter().filter(|parent| reached(parent).contains(&mapping)).map(str::to_owned).collect();
+    circle.sort();
+    circle.dedup();
+    circle
 }
 
 impl Sync {
     /// True when records of this sync look up records of `other`, which therefore comes first.
     fn follows(&self, other: &Self) -> bool {
         self.direction == other.direction
+            && !self.circle.contains(&other.definition.mapping)
             && self.definition.parents().any(|parent| parent.value == other.definition.mapping)
     }
 }
@@ -98,7 +127,28 @@ mod tests {
             deletes: Deletes::Ignore,
             brake: 0.1,
             two_way: None,
+            circle: Vec::new(),
         }
+    }
+
+    #[test]
+    fn two_way_syncs_in_a_circle_run_one_after_the_other() {
+        let mut syncs = vec![
+            sync("x", &["a"]),
+            sync("a", &["b"]),
+            sync("b", &["c", "own"]),
+            sync("c", &["a"]),
+            sync("own", &["own"]),
+        ];
+        let definitions: Vec<Definition> = syncs.iter().map(|sync| sync.definition.clone()).collect();
+        let definitions: Vec<&Definition> = definitions.iter().collect();
+        let circles: Vec<Vec<String>> = definitions.iter().map(|one| circle_of(&one.mapping, &definitions)).collect();
+        assert_eq!(circles, [vec![], vec!["a", "b", "c"], vec!["a", "b", "c"], vec!["a", "b", "c"], vec!["own"]]);
+        for (sync, circle) in syncs.iter_mut().zip(circles) {
+            sync.circle = circle;
+        }
+        let names: Vec<String> = in_order(syncs).expect("an order").into_iter().map(|sync| sync.name).collect();
+        assert_eq!(names, ["a_in", "x_in", "c_in", "own_in", "b_in"]);
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub struct External {
     #[schemars(with = "Option<String>")]
     pub cursor: Option<Spanned<String>>,
     /// How changes are told from the rest, where no field does: by triggers that note the key of every row that is
-    /// inserted, updated or deleted. For two-way syncs.
+    /// inserted, updated or deleted, or by the database's own log. For two-way syncs.
     #[serde(default)]
     #[schemars(with = "Option<Capture>")]
     pub capture: Option<Spanned<Capture>>,
@@ -92,6 +92,8 @@ pub struct External {
 pub enum Capture {
     /// By triggers on the table, which Bridgehead makes.
     Triggers,
+    /// From the log that the database writes anyway; PostgreSQL, by logical replication.
+    Log,
 }
 
 /// A pair of fields, or a field that is computed one way.
@@ -133,6 +135,30 @@ pub struct Match {
     /// SQL expression over the external fields.
     #[schemars(with = "String")]
     pub external: Spanned<String>,
+    /// Where no text is the same: from this similarity on, 0 to 1 as PostgreSQL's `pg_trgm` counts it, two texts are taken
+    /// for the same if no other comes as near.
+    #[serde(default)]
+    #[schemars(with = "Option<f64>")]
+    pub similar: Option<Spanned<f64>>,
+    /// From this similarity on, and below `similar`, a person is asked; 0.5 where only `similar` is given.
+    #[serde(default)]
+    #[schemars(with = "Option<f64>")]
+    pub ask: Option<Spanned<f64>>,
+}
+
+impl Match {
+    /// Returns from which similarity on a person is asked, and from which on none is needed; `None` where texts have to be
+    /// the same.
+    pub fn thresholds(&self) -> Option<(f64, f64)> {
+        let similar = self.similar.as_ref().map(|similar| similar.value);
+        let ask = self.ask.as_ref().map(|ask| ask.value);
+        if similar.is_none() && ask.is_none() {
+            return None;
+        }
+        // More similar than the same is nothing.
+        let similar = similar.unwrap_or(2.0);
+        Some((ask.unwrap_or(0.5).min(similar), similar))
+    }
 }
 
 /// A side that owns a field.

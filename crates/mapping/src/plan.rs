@@ -40,7 +40,7 @@ enum From {
     /// An expression; `value` is the paired source column.
     Expression { run: Arc<dyn PhysicalExpr>, kind: DataType, value: Option<usize> },
     /// The key of a parent, translated through the links of its mapping.
-    Link { column: usize, parent: String },
+    Link { column: usize, parent: String, deferred: bool },
 }
 
 struct Output {
@@ -99,6 +99,8 @@ pub struct Mapped {
     pub rows: Vec<usize>,
     /// The rows that can't, with the reason.
     pub refused: Vec<(usize, RecordError)>,
+    /// References that are left out until the parent has a link: row of the source batch, and column of `records`.
+    pub deferred: Vec<(usize, usize)>,
     /// Rows that failed a rule which only warns.
     pub warnings: u64,
 }
@@ -137,23 +139,25 @@ impl Plan {
         target: &Entity,
         parents: Parents<'_>,
     ) -> Result<Self, Vec<Mistake>> {
-        Self::planned(definition, direction, [source, target], parents, false).map(|(plan, _)| plan)
+        Self::planned(definition, direction, [source, target], parents, None).map(|(plan, _)| plan)
     }
 
     /// The same for one direction of a two-way sync, where a rule may be about the other side: also returns the places
-    /// of the rules that are about this one.
+    /// of the rules that are about this one. `two_way` names the mappings whose records look up those of this one, and
+    /// are looked up by them.
     pub(crate) fn planned(
         definition: &Definition,
         direction: Direction,
         [source, target]: [&Entity; 2],
         parents: Parents<'_>,
-        two_way: bool,
+        two_way: Option<&[String]>,
     ) -> Result<(Self, Vec<usize>), Vec<Mistake>> {
         let mut planner = Planner {
             direction,
             source,
             target,
-            two_way,
+            two_way: two_way.is_some(),
+            circle: two_way.unwrap_or_default(),
             mistakes: Vec::new(),
             language: Language::new(),
             fields: Vec::new(),
@@ -206,15 +210,20 @@ impl Plan {
             }
         }
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.outputs.len());
-        for output in &self.outputs {
+        let mut deferred = Vec::new();
+        for (at, output) in self.outputs.iter().enumerate() {
             let values = match &output.from {
                 From::Column(index) => Arc::clone(batch.column(*index)),
                 From::Expression { run, kind, value } => {
                     let batch = with_value(batch, *value)?;
                     evaluate(run, kind, &batch, &mut refuse)
                 }
-                From::Link { column, parent } => {
+                From::Link { column, parent, deferred: false } => {
                     self.translate(batch.column(*column), &output.field.name, parent, links, &mut refuse)?
+                }
+                From::Link { column, parent, deferred: true } => {
+                    let mut defer = |row, _| deferred.push((row, at));
+                    self.translate(batch.column(*column), &output.field.name, parent, links, &mut defer)?
                 }
             };
             columns.push(fit(values, &output.field, output.required, &mut refuse));
@@ -224,7 +233,7 @@ impl Plan {
         let records = filter_record_batch(&all, &keep)?;
         let rows = (0..rows).filter(|row| keep.value(*row)).collect();
         let refused = reasons.into_iter().enumerate().filter_map(|(row, reason)| Some((row, reason?))).collect();
-        Ok(Mapped { records, rows, refused, warnings })
+        Ok(Mapped { records, rows, refused, deferred, warnings })
     }
 }
 
@@ -289,6 +298,8 @@ struct Planner<'p> {
     target: &'p Entity,
     /// True for one direction of a two-way sync.
     two_way: bool,
+    /// Mappings with which this one's lookups go round in a circle.
+    circle: &'p [String],
     mistakes: Vec<Mistake>,
     language: Language,
     /// Fields to read, with their types.
@@ -305,6 +316,8 @@ struct Draft {
     expression: Option<Spanned<String>>,
     /// The mapping of the parent, for a reference that goes through links.
     through: Option<String>,
+    /// The reference may be left out for as long as the parent has no link.
+    deferred: bool,
 }
 
 impl Planner<'_> {
@@ -317,6 +330,10 @@ impl Planner<'_> {
         if let Some(first) = definition.matches.first().filter(|_| !self.two_way) {
             let message = "match rules pair records of a two-way sync; take them out of a mapping that syncs one way";
             self.mistakes.push(Mistake::at(&first.when_key_missing, message));
+        }
+        let shares = definition.matches.iter().flat_map(|rule| [&rule.similar, &rule.ask]).flatten();
+        for share in shares.filter(|share| !(share.value > 0.0 && share.value <= 1.0)) {
+            self.mistakes.push(Mistake::at(share, "a similarity is more than 0, and at most 1"));
         }
         if let Some(capture) = definition.external.capture.as_ref().filter(|_| !self.two_way) {
             let message = "changes are captured for two-way syncs; a one-way sync tells them by a `cursor`";
@@ -393,7 +410,7 @@ impl Planner<'_> {
         for draft in drafts {
             let from = match (&draft.expression, draft.column) {
                 (None, Some(column)) => match draft.through {
-                    Some(parent) => From::Link { column, parent },
+                    Some(parent) => From::Link { column, parent, deferred: draft.deferred },
                     None => From::Column(column),
                 },
                 (None, None) => continue,
@@ -533,7 +550,7 @@ impl Planner<'_> {
             );
             self.mistakes.push(Mistake::at(target, message));
         }
-        Some(Draft { field, required: true, column: Some(column), expression: None, through: None })
+        Some(Draft { field, required: true, column: Some(column), expression: None, through: None, deferred: false })
     }
 
     fn pair(&mut self, pair: &Pair, parents: Parents<'_>) -> Option<Draft> {
@@ -569,12 +586,12 @@ impl Planner<'_> {
             }
         }
         let required = field.needs_value();
-        Some(Draft { field, required, column, expression: expression.clone(), through: None })
+        Some(Draft { field, required, column, expression: expression.clone(), through: None, deferred: false })
     }
 
     /// A reference is carried as the parent's key: in Salesforce as a field behind the relationship, which the org
-    /// resolves itself. Where that can't be said (a reference to several objects) it goes through the links of the
-    /// parent's mapping.
+    /// resolves itself. Where that can't be said (a reference to several objects), and in two-way syncs, whose links know
+    /// what was merged, it goes through the links of the parent's mapping.
     fn lookup(
         &mut self,
         source: &Spanned<String>,
@@ -594,13 +611,15 @@ impl Planner<'_> {
             self.mistakes.push(Mistake::at(place, message));
             return None;
         }
+        let required = field.needs_value();
+        // One of a circle is written first without the other.
+        let deferred = !required && self.circle.contains(&parent.value);
         let dotted = reference
             .relationship
             .as_ref()
-            .filter(|_| key != "Id" && reference.references.len() == 1)
+            .filter(|_| key != "Id" && reference.references.len() == 1 && !self.two_way)
             .map(|name| format!("{name}.{key}"));
         let through = (dotted.is_none() && key != "Id").then(|| parent.value.clone());
-        let required = field.needs_value();
         let column = match self.direction {
             Direction::ToExternal => {
                 let reference = dotted.is_some().then(|| self.read(&from.name, from.kind));
@@ -617,7 +636,7 @@ impl Planner<'_> {
                 self.read(&from.name, from.kind)
             }
         };
-        Some(Draft { field, required, column: Some(column), expression: None, through })
+        Some(Draft { field, required, column: Some(column), expression: None, through, deferred })
     }
 }
 

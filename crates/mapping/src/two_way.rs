@@ -18,6 +18,8 @@ pub struct TwoWayField {
     pub name: String,
     /// Who wins where both sides changed it.
     pub owner: Option<Side>,
+    /// The mapping that the field is looked up in.
+    pub parent: Option<String>,
     /// True when an expression makes its value in one direction at least.
     by_expression: bool,
     to_external: Option<Place>,
@@ -60,7 +62,8 @@ impl TwoWayField {
 }
 
 impl TwoWay {
-    /// Checks a mapping in both directions and makes it ready.
+    /// Checks a mapping in both directions and makes it ready; `circle` names the mappings that it looks up and that look
+    /// it up, itself too.
     ///
     /// # Errors
     ///
@@ -70,6 +73,7 @@ impl TwoWay {
         salesforce: &Entity,
         external: &Entity,
         parents: Parents<'_>,
+        circle: &[String],
     ) -> Result<Self, Vec<Mistake>> {
         let mut mistakes = Vec::new();
         if salesforce.key.contains(&definition.salesforce.key.value) {
@@ -78,7 +82,7 @@ impl TwoWay {
             mistakes.push(Mistake::at(&definition.salesforce.key, message));
         }
         let mut plan = |direction, entities| {
-            let planned = Plan::planned(definition, direction, entities, parents, true);
+            let planned = Plan::planned(definition, direction, entities, parents, Some(circle));
             planned.map_err(|found| mistakes.extend(found)).ok()
         };
         let out = plan(Direction::ToExternal, [salesforce, external]);
@@ -104,6 +108,7 @@ impl TwoWay {
                         Owner::Salesforce => Side::Salesforce,
                         Owner::External => Side::External,
                     }),
+                    parent: pair.lookup.as_ref().map(|parent| parent.value.clone()),
                     by_expression: pair.to_external.is_some() || pair.to_salesforce.is_some(),
                     to_external: to_external.pairs[at],
                     to_salesforce: to_salesforce.pairs[at],

@@ -129,6 +129,13 @@ impl Org {
                 let made = self.plant(records, body["seed"].as_u64().unwrap_or(1))?;
                 Ok(Answer::json(200, &json!({"records": made})))
             }
+            ("POST", ["sandbox", "api", "merge"]) => {
+                let winner = body["winner"].as_str().ok_or_else(|| wrong("winner is missing".to_owned()))?;
+                let losers: Vec<&str> =
+                    body["losers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                self.write(&self.system, |store| store.merge(winner, &losers))?;
+                Ok(done)
+            }
             ("POST", ["sandbox", "api", "undelete" | "purge"]) => {
                 let ids: Vec<&str> = body["ids"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
                 self.write(&self.system, |store| {

@@ -463,6 +463,10 @@ fn respond(org: &Org, answer: Answer, spoil: Option<Fault>) -> Response {
     if let Ok(usage) = HeaderValue::from_str(&usage) {
         headers.insert("sforce-limit-info", usage);
     }
+    let date = org.now().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    if let Ok(date) = HeaderValue::from_str(&date) {
+        headers.insert("date", date);
+    }
     headers.insert("cache-control", HeaderValue::from_static("no-cache,must-revalidate,max-age=0,no-store,private"));
     headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     if let Ok(value) = HeaderValue::from_str(&org.request_id()) {

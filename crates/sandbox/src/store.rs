@@ -377,6 +377,44 @@ impl Store<'_> {
         }
     }
 
+    /// Merges records into another: what hangs on them hangs on the winner then, and they go to the recycle bin, where
+    /// `MasterRecordId` names it. At most two at a time. Source: SOAP API guide, `merge()`.
+    pub(crate) fn merge(&mut self, winner: &str, losers: &[&str]) -> Answered<()> {
+        let normal = |id: &str| id::normal(id).ok_or_else(|| malformed_id(id));
+        let winner = normal(winner)?;
+        let object = self.all.by_id(&winner).filter(|object| object.field("MasterRecordId").is_some());
+        let object = object.ok_or_else(|| {
+            ApiError::new(400, "INVALID_OPERATION", "only accounts, contacts, leads and cases can be merged")
+        })?;
+        if losers.is_empty() || losers.len() > 2 {
+            return Err(ApiError::new(400, "INVALID_OPERATION", "one or two records can be merged into another"));
+        }
+        self.require_alive(object, &winner)?;
+        for loser in losers {
+            let loser = normal(loser)?;
+            if loser == winner || !loser.starts_with(&object.prefix) {
+                let message = format!("{loser} can't be merged into {winner}");
+                return Err(ApiError::new(400, "INVALID_OPERATION", message));
+            }
+            self.require_alive(object, &loser)?;
+            self.lock(object, Some(&loser), &[])?;
+            for (child, field) in self.all.children(&object.name).filter(|(child, _)| !child.setup) {
+                if field.name != "MasterRecordId" {
+                    let sql = format!(
+                        "UPDATE {0} SET {1}=?1, \"SystemModstamp\"=?3, \"LastModifiedDate\"=?3 WHERE {1}=?2 AND \"IsDeleted\"=0",
+                        quoted(&child.name),
+                        quoted(&field.name)
+                    );
+                    self.connection.prepare_cached(&sql)?.execute([&winner, &loser, &self.now])?;
+                }
+            }
+            let sql = format!("UPDATE {} SET \"MasterRecordId\"=? WHERE \"Id\"=?", quoted(&object.name));
+            self.connection.prepare_cached(&sql)?.execute([&winner, &loser])?;
+            self.remove(object, &loser, &loser, false, 0)?;
+        }
+        self.mark(object, &winner, false)
+    }
+
     fn mark(&self, object: &Object, id: &str, deleted: bool) -> Answered<()> {
         let sql = format!(
             "UPDATE {} SET \"IsDeleted\"=?, \"SystemModstamp\"=?, \"LastModifiedDate\"=?, \"LastModifiedById\"=? \

@@ -7,7 +7,7 @@
 mod pairs;
 mod schema;
 
-pub use pairs::{Conflict, Intent, PairCommit, Revisit, letter_key};
+pub use pairs::{Conflict, Image, Intent, Noted, PairCommit, Revisit, letter_key};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,9 @@ use chrono::{DateTime, Utc};
 use model::{Class, Entity, Side};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
+
+/// Statements that are kept prepared: more than there are.
+const STATEMENTS: usize = 128;
 
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
@@ -288,6 +291,7 @@ impl Store {
             return Err(Error::Newer { path: path.to_owned(), found, known: schema::FORMAT });
         }
         drop(lock);
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         Ok(Self { path: Arc::new(path.to_owned()), connection: Arc::new(Mutex::new(connection)) })
     }
 
@@ -301,12 +305,18 @@ impl Store {
         let unusable = |source| Error::Unusable { path: path.clone(), source };
         let mut connection = Connection::open_in_memory().map_err(unusable)?;
         schema::migrate(&mut connection).map_err(unusable)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         Ok(Self { path: Arc::new(path), connection: Arc::new(Mutex::new(connection)) })
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
         let mut connection: MutexGuard<'_, Connection> = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         work(&mut connection).map_err(|source| Error::Unusable { path: self.path.as_ref().clone(), source })
+    }
+
+    /// Returns what this store is known by in other systems: eight characters that no other store has.
+    pub fn id(&self) -> Result<String> {
+        self.with(|db| db.query_row("SELECT id FROM about", [], |row| row.get(0)))
     }
 
     /// Takes the right to run a sync.
@@ -344,6 +354,11 @@ impl Store {
             let sql = "UPDATE run SET ended = ?2, outcome = ?3, body = ?4 WHERE id = ?1";
             db.execute(sql, params![run, now.to_rfc3339(), outcome, body]).map(drop)
         })
+    }
+
+    /// Returns the sync of a run.
+    pub fn sync_of(&self, run: i64) -> Result<Option<String>> {
+        self.with(|db| db.query_row("SELECT sync FROM run WHERE id = ?1", [run], |row| row.get(0)).optional())
     }
 
     /// Returns the newest runs, newest first.
@@ -393,6 +408,29 @@ impl Store {
             }
             Ok(found)
         })
+    }
+
+    /// Returns the keys on the other side of the records with these keys, for lookups: that of an external record whose
+    /// Salesforce record was merged into another is the other's.
+    pub fn counterparts(&self, mapping: &str, side: Side, keys: &[&str]) -> Result<HashMap<String, String>> {
+        let merged = if side == Side::External { self.merged(mapping)? } else { HashMap::new() };
+        let follow = |key: &str| {
+            let mut key = key;
+            // One may be merged into one that is merged later.
+            let mut steps = merged.len();
+            while let Some(into) = merged.get(key).filter(|_| steps > 0) {
+                (key, steps) = (into.as_str(), steps - 1);
+            }
+            key.to_owned()
+        };
+        let followed: Vec<String> = keys.iter().map(|key| follow(key)).collect();
+        let wanted: Vec<&str> = followed.iter().map(String::as_str).collect();
+        let links = self.links(mapping, side, &wanted)?;
+        let found = keys
+            .iter()
+            .zip(&followed)
+            .filter_map(|(key, followed)| Some(((*key).to_owned(), links.get(followed)?.key(side.other()).to_owned())));
+        Ok(found.collect())
     }
 
     /// Stores all that a written batch changes, in one transaction. Links are marked as seen by the run.
@@ -514,6 +552,15 @@ impl Store {
         self.with(|db| {
             let sql = "SELECT id, sync, run, state, key, op, record, code, message, at FROM dead_letter WHERE id = ?1";
             db.query_row(sql, [id], dead_letter).optional()
+        })
+    }
+
+    /// Returns what the dead letters of a sync with this reason are known by.
+    pub fn letters_for(&self, sync: &str, code: &str) -> Result<Vec<String>> {
+        self.with(|db| {
+            db.prepare_cached("SELECT key FROM dead_letter WHERE sync = ?1 AND code = ?2")?
+                .query_map([sync, code], |row| row.get(0))?
+                .collect()
         })
     }
 

@@ -1,5 +1,7 @@
 //! What two-way syncs remember besides links: intents, conflicts, and pairs to look at again.
 
+use std::collections::HashMap;
+
 use rusqlite::{Transaction, params};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +18,32 @@ pub struct Intent {
     pub external: String,
     /// What is about to be agreed on, in the engine's own form.
     pub body: Vec<u8>,
+}
+
+/// What a record was before a run wrote to it, and what the run wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The side that was written.
+    pub side: Side,
+    /// Id of the Salesforce record; empty if it was about to be made.
+    pub salesforce: String,
+    /// Key of the external record.
+    pub external: String,
+    /// `insert`, `update` or `delete`.
+    pub op: String,
+    /// The fields as they were, by name, as a JSON object of texts and nulls.
+    pub before: String,
+    /// The fields as they were written, likewise.
+    pub after: String,
+}
+
+/// Numbers of what was noted before a write.
+#[derive(Debug, Default)]
+pub struct Noted {
+    /// Of the conflicts, in their order.
+    pub conflicts: Vec<i64>,
+    /// Of the images, in their order.
+    pub images: Vec<i64>,
 }
 
 /// Both sides changed a field to different values, or one deleted what the other changed.
@@ -71,6 +99,8 @@ pub struct PairCommit {
     pub settled: Vec<(String, String)>,
     /// Conflicts noted before a write that was not made after all.
     pub withdrawn: Vec<i64>,
+    /// Images noted before a write that was not made after all.
+    pub unwritten: Vec<i64>,
     /// Pairs without a held conflict any more, with the fields that were decided.
     pub done: Vec<(String, String)>,
     /// Records to look at again.
@@ -79,6 +109,8 @@ pub struct PairCommit {
     pub visited: Vec<(Side, String)>,
     /// Changes that could not be applied.
     pub dead: Vec<DeadLetter>,
+    /// External records whose Salesforce record was merged into that of another, with the key of that.
+    pub merged: Vec<(String, String)>,
 }
 
 fn winner_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Conflict> {
@@ -168,11 +200,18 @@ impl Store {
         })
     }
 
-    /// Notes what is about to be written, and the conflicts about it, whose numbers it returns.
-    pub fn intend(&self, mapping: &str, run: i64, intents: &[Intent], conflicts: &[Conflict]) -> Result<Vec<i64>> {
+    /// Notes what is about to be written, the conflicts about it, and what is there before.
+    pub fn intend(
+        &self,
+        mapping: &str,
+        run: i64,
+        intents: &[Intent],
+        conflicts: &[Conflict],
+        images: &[Image],
+    ) -> Result<Noted> {
         self.with(|db| {
             let transaction = db.transaction()?;
-            let mut numbers = Vec::with_capacity(conflicts.len());
+            let mut noted = Noted::default();
             {
                 let mut note = transaction.prepare_cached(
                     "INSERT OR REPLACE INTO intent (mapping, salesforce, external, body) VALUES (?1, ?2, ?3, ?4)",
@@ -181,11 +220,50 @@ impl Store {
                     note.execute(params![mapping, salesforce, external, body])?;
                 }
                 for conflict in conflicts {
-                    numbers.push(note_conflict(&transaction, run, conflict)?);
+                    noted.conflicts.push(note_conflict(&transaction, run, conflict)?);
+                }
+                let mut keep = transaction.prepare_cached(
+                    "INSERT INTO image (run, side, salesforce, external, op, before, after) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                )?;
+                for Image { side, salesforce, external, op, before, after } in images {
+                    keep.execute(params![run, side_number(*side), salesforce, external, op, before, after])?;
+                    noted.images.push(transaction.last_insert_rowid());
                 }
             }
             transaction.commit()?;
-            Ok(numbers)
+            Ok(noted)
+        })
+    }
+
+    /// Returns at least `limit` images of a run, if there are so many, of external records behind the key `after`: all of
+    /// each, in the order of keys and then of writes.
+    pub fn images(&self, run: i64, after: &str, limit: usize) -> Result<Vec<Image>> {
+        self.with(|db| {
+            let sql = "SELECT side, salesforce, external, op, before, after FROM image
+                       WHERE run = ?1 AND external > ?2
+                         AND external <= coalesce((SELECT external FROM image WHERE run = ?1 AND external > ?2
+                                                   ORDER BY external LIMIT 1 OFFSET ?3), external)
+                       ORDER BY external, id";
+            db.prepare_cached(sql)?
+                .query_map(params![run, after, limit as i64], |row| {
+                    Ok(Image {
+                        side: if row.get::<_, i64>(0)? == 0 { Side::Salesforce } else { Side::External },
+                        salesforce: row.get(1)?,
+                        external: row.get(2)?,
+                        op: row.get(3)?,
+                        before: row.get(4)?,
+                        after: row.get(5)?,
+                    })
+                })?
+                .collect()
+        })
+    }
+
+    /// Forgets the images of runs that began before a time.
+    pub fn forget_images(&self, before: chrono::DateTime<chrono::Utc>) -> Result<()> {
+        self.with(|db| {
+            let sql = "DELETE FROM image WHERE run IN (SELECT id FROM run WHERE started < ?1)";
+            db.execute(sql, [before.to_rfc3339()]).map(drop)
         })
     }
 
@@ -206,6 +284,15 @@ impl Store {
         self.with(|db| {
             let sql = "SELECT body FROM link_value WHERE mapping = ?1 AND salesforce = ?2";
             db.prepare_cached(sql)?.query_row([mapping, salesforce], |row| row.get(0)).optional()
+        })
+    }
+
+    /// Returns the external records whose Salesforce record was merged into that of another, with the key of that.
+    pub fn merged(&self, mapping: &str) -> Result<HashMap<String, String>> {
+        self.with(|db| {
+            db.prepare_cached("SELECT external, into_external FROM merged WHERE mapping = ?1")?
+                .query_map([mapping], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
         })
     }
 
@@ -296,10 +383,17 @@ fn write(db: &Transaction<'_>, sync: &str, mapping: &str, run: i64, commit: &Pai
         "INSERT OR REPLACE INTO link (mapping, salesforce, external, side, base, seen_salesforce, seen_external)
          VALUES (?1, ?2, ?3, ?6, ?4, ?5, ?5)",
     )?;
+    let mut unmerge = db.prepare_cached("DELETE FROM merged WHERE mapping = ?1 AND external = ?2")?;
     for Link { salesforce, external, side, base, .. } in &commit.links {
         if renew.execute(params![mapping, salesforce, external, base, run])? == 0 {
             tie.execute(params![mapping, salesforce, external, base, run, side_number(*side)])?;
+            unmerge.execute([mapping, external])?;
         }
+    }
+    let mut merge =
+        db.prepare_cached("INSERT OR REPLACE INTO merged (mapping, external, into_external) VALUES (?1, ?2, ?3)")?;
+    for (external, into) in &commit.merged {
+        merge.execute([mapping, external, into])?;
     }
     let mut keep =
         db.prepare_cached("INSERT OR REPLACE INTO link_value (mapping, salesforce, body) VALUES (?1, ?2, ?3)")?;
@@ -314,6 +408,10 @@ fn write(db: &Transaction<'_>, sync: &str, mapping: &str, run: i64, commit: &Pai
     let mut withdraw = db.prepare_cached("DELETE FROM conflict WHERE id = ?1 AND state = 'decided'")?;
     for id in &commit.withdrawn {
         withdraw.execute([id])?;
+    }
+    let mut unwrite = db.prepare_cached("DELETE FROM image WHERE id = ?1")?;
+    for id in &commit.unwritten {
+        unwrite.execute([id])?;
     }
     let mut done = db.prepare_cached(
         "UPDATE conflict SET state = 'done' WHERE sync = ?1 AND salesforce = ?2 AND field = ?3 AND state IN ('held', 'resolved')",

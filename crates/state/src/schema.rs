@@ -42,6 +42,19 @@ const STEPS: &[&str] = &[
     CREATE TABLE revisit (sync TEXT NOT NULL, side INTEGER NOT NULL, key TEXT NOT NULL, soon INTEGER NOT NULL,
                           UNIQUE (sync, side, key));
 ",
+    "
+    -- What this file is known by in other systems.
+    CREATE TABLE about (id TEXT NOT NULL);
+    INSERT INTO about VALUES (lower(hex(randomblob(4))));
+    -- What records were before a run wrote to them.
+    CREATE TABLE image (id INTEGER PRIMARY KEY AUTOINCREMENT, run INTEGER NOT NULL, side INTEGER NOT NULL,
+                        salesforce TEXT NOT NULL, external TEXT NOT NULL, op TEXT NOT NULL, before TEXT NOT NULL,
+                        after TEXT NOT NULL);
+    CREATE INDEX image_pair ON image (run, external, id);
+    -- External records whose Salesforce record was merged into that of another.
+    CREATE TABLE merged (mapping TEXT NOT NULL, external TEXT NOT NULL, into_external TEXT NOT NULL,
+                         UNIQUE (mapping, external));
+",
 ];
 
 /// The format that this version writes.

@@ -3,8 +3,11 @@
 mod bench;
 mod crash;
 mod faults;
+mod log_capture;
+mod pairing;
 mod projects;
 mod runs;
 mod sandbox;
 mod two_way;
 mod two_way_crowd;
+mod undo;

@@ -81,6 +81,12 @@ impl Source for Org {
         Ok(Some(self.client.org_time().to_rfc3339_opts(SecondsFormat::Millis, true)))
     }
 
+    async fn clock(&self) -> Result<Option<i64>> {
+        // Any answer carries the org's clock.
+        self.client.limits().await.map_err(failed("cannot ask the org for its time"))?;
+        Ok(Some(self.client.org_time().timestamp_micros()))
+    }
+
     async fn count(&self, read: &Read) -> Result<u64> {
         let soql = format!("SELECT COUNT() FROM {}{}", read.entity.name, conditions(read, None));
         self.client

@@ -2,10 +2,14 @@
 
 mod config;
 mod convert;
+mod log;
 mod pairs;
+mod pgoutput;
 mod sink;
 mod source;
 mod tls;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use endpoint::{Capabilities, Catalog, Error, Result};
@@ -26,6 +30,8 @@ pub struct Postgres {
     /// Server and database, for messages.
     place: String,
     tls: Option<MakeRustlsConnect>,
+    /// The connection that has the notes of the window which was read last.
+    noted: Arc<tokio::sync::Mutex<Option<log::Noted>>>,
 }
 
 impl std::fmt::Debug for Postgres {
@@ -53,7 +59,7 @@ impl Postgres {
             _ => "the local socket".to_owned(),
         };
         let place = format!("{host}/{}", config.get_dbname().unwrap_or_default());
-        Ok(Self { config, place, tls: None })
+        Ok(Self { config, place, tls: None, noted: Arc::default() })
     }
 
     /// The same endpoint, over encrypted connections only.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use endpoint::{CHANGES, Error, Guarded, Read, Result, Revision, Target, Window};
+use endpoint::{CHANGES, Captured, Error, Guarded, Read, Result, Revision, Target, Window};
 use futures::TryStreamExt as _;
 use model::{ChangeBatch, Class, Entity, Outcome, RecordError, Type, text_of};
 use tokio_postgres::Transaction;
@@ -33,6 +33,16 @@ fn one_of(entity: &Entity, key: &str, keys: &[String]) -> String {
         _ => (format!("{name}::text"), list(&mut keys.iter().map(|key| sql::literal(key)))),
     };
     if list.is_empty() { "false".to_owned() } else { format!("{left} IN ({list})") }
+}
+
+/// Returns the name of the trigger on a table.
+fn trigger(entity: &str) -> String {
+    format!("bridgehead_{}", entity.replace('.', "_"))
+}
+
+/// Writes a table as the catalog knows it.
+fn regclass(entity: &str) -> String {
+    format!("{}::regclass", sql::literal(&sql::table(entity)))
 }
 
 async fn fetch(
@@ -172,7 +182,7 @@ impl Postgres {
         let mut client = self.open().await?;
         let schema: String =
             client.query_one("SELECT quote_ident(current_schema())", &[]).await.map_err(failed_here())?.get(0);
-        let trigger = sql::name(&format!("bridgehead_{}", entity.name.replace('.', "_")));
+        let trigger = sql::name(&trigger(&entity.name));
         let (table, name, key) = (sql::table(&entity.name), sql::literal(&entity.name), sql::literal(key));
         let transaction = client.transaction().await.map_err(failed_here())?;
         // Whoever writes to the table need not know of the notes; two runs that begin at once take turns.
@@ -197,8 +207,8 @@ impl Postgres {
         );
         transaction.batch_execute(&sql).await.map_err(failed_here())?;
         let known = format!(
-            "SELECT 1 FROM pg_trigger WHERE tgrelid = {}::regclass AND tgname = {}",
-            sql::literal(&table),
+            "SELECT 1 FROM pg_trigger WHERE tgrelid = {} AND tgname = {}",
+            regclass(&entity.name),
             sql::literal(trigger.trim_matches('"'))
         );
         if transaction.query(&known, &[]).await.map_err(failed_here())?.is_empty() {
@@ -209,6 +219,27 @@ impl Postgres {
             transaction.batch_execute(&make).await.map_err(failed_here())?;
         }
         transaction.commit().await.map_err(failed_here())
+    }
+
+    /// Says whether there are notes of an entity.
+    pub(super) async fn notes(&self, entity: &Entity) -> Result<Option<Captured>> {
+        let sql = format!("SELECT 1 FROM pg_trigger WHERE tgrelid = {} AND tgname = $1", regclass(&entity.name));
+        let found = self.open().await?.query(&sql, &[&trigger(&entity.name)]).await;
+        let found = found.map_err(failed(format!("cannot look at the triggers on {}", entity.name)))?;
+        let captured = Captured { name: trigger(&entity.name), kept_bytes: None, trouble: None };
+        Ok((!found.is_empty()).then_some(captured))
+    }
+
+    /// Removes the triggers on an entity and its notes.
+    pub(super) async fn stop_noting(&self, entity: &Entity) -> Result<()> {
+        let sql = format!(
+            "DROP TRIGGER IF EXISTS {} ON {}; DELETE FROM {CHANGES} WHERE entity = {}",
+            sql::name(&trigger(&entity.name)),
+            sql::table(&entity.name),
+            sql::literal(&entity.name)
+        );
+        let done = self.open().await?.batch_execute(&sql).await;
+        done.map_err(failed(format!("cannot remove the triggers on {}", entity.name)))
     }
 
     /// Returns the number of the oldest transaction that goes on: what those before it noted is all there.
@@ -234,9 +265,11 @@ impl Postgres {
             sql::name(&key)
         );
         let mut table = Rows::new(schema, &[kind]);
-        for row in self.open().await?.query(&sql, &[]).await.map_err(failed(what()))? {
+        let client = self.open_for(read).await?;
+        for row in client.query(&sql, &[]).await.map_err(failed(what()))? {
             table.add(&[Some(row.get::<_, String>(0))], || "a deleted row".to_owned());
         }
+        self.keep(read, client).await;
         let batch = table.finish(None).map_err(|error| Error::new(Class::Internal, what()).caused_by(error))?;
         Ok(ChangeBatch::deletes(batch.records, None))
     }

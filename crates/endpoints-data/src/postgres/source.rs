@@ -1,12 +1,12 @@
 //! Reads rows in key ranges, each by one COPY, all of them in one snapshot.
 
 use async_trait::async_trait;
-use endpoint::{Batches, CHANGES, Error, Read, Result, Source};
+use endpoint::{Batches, CHANGES, Captured, Error, Read, Result, Source};
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::{ChangeBatch, Class, Entity, Type};
 use tokio::sync::mpsc;
 
-use super::{Postgres, convert, failed};
+use super::{Postgres, convert, failed, log};
 use crate::rows::Rows;
 use crate::sql;
 
@@ -31,6 +31,9 @@ fn earlier(read: &Read) -> impl Fn(&str) -> String + use<> {
 impl Source for Postgres {
     async fn now(&self, entity: &Entity) -> Result<Option<String>> {
         let Some(cursor) = &entity.cursor else { return Ok(None) };
+        if log::slot(entity).is_some() {
+            return self.log_end().await.map(Some);
+        }
         if cursor == CHANGES {
             return self.next_change().await.map(Some);
         }
@@ -40,20 +43,45 @@ impl Source for Postgres {
         Ok(row.get(0))
     }
 
+    async fn clock(&self) -> Result<Option<i64>> {
+        let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+        let row = self.open().await?.query_one(sql, &[]).await.map_err(failed("cannot read the clock"))?;
+        Ok(Some(row.get(0)))
+    }
+
     async fn count(&self, read: &Read) -> Result<u64> {
         let conditions = sql::conditions(read, &read.entity.key, false, earlier(read))?;
         let sql = format!("SELECT count(*) FROM {}{conditions}", sql::table(&read.entity.name));
-        let row = self
-            .open()
-            .await?
-            .query_one(&sql, &[])
-            .await
-            .map_err(failed(format!("cannot count the rows of {}", read.entity.name)))?;
+        let client = self.open_for(read).await?;
+        let row = client.query_one(&sql, &[]).await;
+        let row = row.map_err(failed(format!("cannot count the rows of {}", read.entity.name)))?;
+        self.keep(read, client).await;
         Ok(row.get::<_, i64>(0).cast_unsigned())
     }
 
+    async fn holds(&self, read: &Read) -> Result<bool> {
+        self.still_told(read).await
+    }
+
     async fn capture(&self, entity: &Entity, key: &str) -> Result<()> {
-        self.noting(entity, key).await
+        match log::slot(entity) {
+            Some(slot) => self.follow(entity, slot, key).await,
+            None => self.noting(entity, key).await,
+        }
+    }
+
+    async fn captured(&self, entity: &Entity) -> Result<Option<Captured>> {
+        match log::slot(entity) {
+            Some(slot) => self.behind(slot).await,
+            None => self.notes(entity).await,
+        }
+    }
+
+    async fn release(&self, entity: &Entity) -> Result<()> {
+        match log::slot(entity) {
+            Some(slot) => self.unfollow(slot).await,
+            None => self.stop_noting(entity).await,
+        }
     }
 
     async fn fetch(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {
@@ -88,7 +116,7 @@ impl Source for Postgres {
 impl Postgres {
     async fn send_all(&self, mut read: Read, sender: &Sender) -> Result<()> {
         let what = format!("cannot read {}", read.entity.name);
-        let client = self.open().await?;
+        let client = self.open_for(&read).await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
         client.batch_execute(begin).await.map_err(failed(what.as_str()))?;
         let schema = read.entity.schema(read.fields.iter().map(String::as_str));
@@ -126,6 +154,8 @@ impl Postgres {
                 return Ok(());
             }
             if line_count < RANGE_ROWS {
+                client.batch_execute("COMMIT").await.map_err(failed(what.as_str()))?;
+                self.keep(&read, client).await;
                 return Ok(());
             }
             read.from = Some(sql::position(&last));

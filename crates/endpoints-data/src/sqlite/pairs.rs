@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use endpoint::{CHANGES, Error, Guarded, Read, Result, Revision, Target, Window};
+use endpoint::{CHANGES, Captured, Error, Guarded, Read, Result, Revision, Target, Window};
 use model::{ChangeBatch, Class, Entity, Outcome, Type};
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params_from_iter};
@@ -160,7 +160,7 @@ pub(super) fn new_keys(db: &mut Connection, entity: &Entity, key: &str, count: u
 /// come in the order of their transactions.
 pub(super) fn capture(db: &Connection, entity: &Entity, key: &str) -> Result<()> {
     let (table, key) = (sql::table(&entity.name), sql::name(key));
-    let name = |event: &str| sql::name(&format!("bridgehead_{}_{event}", entity.name));
+    let name = |event: &str| sql::name(&trigger(entity, event));
     let note = |row: &str| {
         format!("INSERT INTO {CHANGES} (entity, key) VALUES ({}, {row}.{key});", sql::literal(&entity.name))
     };
@@ -215,4 +215,31 @@ pub(super) fn deleted(db: &Connection, read: &Read) -> Result<ChangeBatch> {
     }
     let batch = table.finish(None).map_err(|error| Error::new(Class::Internal, what()).caused_by(error))?;
     Ok(ChangeBatch::deletes(batch.records, None))
+}
+
+fn trigger(entity: &Entity, event: &str) -> String {
+    format!("bridgehead_{}_{event}", entity.name)
+}
+
+/// Says whether there are triggers on an entity.
+pub(super) fn captured(db: &Connection, entity: &Entity) -> Result<Option<Captured>> {
+    let name = trigger(entity, "update");
+    let sql = "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND name = ?1";
+    let found: i64 = db
+        .query_row(sql, [&name], |row| row.get(0))
+        .map_err(failed(format!("cannot look at the triggers on {}", entity.name)))?;
+    Ok((found > 0).then_some(Captured { name, kept_bytes: None, trouble: None }))
+}
+
+/// Removes the triggers on an entity and its notes.
+pub(super) fn release(db: &Connection, entity: &Entity) -> Result<()> {
+    let drop = |event: &str| format!("DROP TRIGGER IF EXISTS {};", sql::name(&trigger(entity, event)));
+    let sql = format!(
+        "BEGIN IMMEDIATE; {} {} {} DELETE FROM {CHANGES} WHERE entity = {}; COMMIT",
+        drop("insert"),
+        drop("update"),
+        drop("delete"),
+        sql::literal(&entity.name)
+    );
+    db.execute_batch(&sql).map_err(failed(format!("cannot remove the triggers on {}", entity.name)))
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, TimeDelta};
-use endpoint::{Batches, CHANGES, Error, Read, Result, Source};
+use endpoint::{Batches, CHANGES, Captured, Error, Read, Result, Source};
 use futures::StreamExt as _;
 use model::{ChangeBatch, Class, Entity, Type};
 use rusqlite::Connection;
@@ -53,8 +53,22 @@ impl Source for Sqlite {
     }
 
     async fn capture(&self, entity: &Entity, key: &str) -> Result<()> {
+        if entity.cursor.as_deref() != Some(CHANGES) {
+            let message = "SQLite keeps no log that changes can be read from; use `capture: triggers`";
+            return Err(Error::new(Class::Mapping, message));
+        }
         let (entity, key) = (entity.clone(), key.to_owned());
         self.blocking(move |db| pairs::capture(&db, &entity, &key)).await
+    }
+
+    async fn captured(&self, entity: &Entity) -> Result<Option<Captured>> {
+        let entity = entity.clone();
+        self.blocking(move |db| pairs::captured(&db, &entity)).await
+    }
+
+    async fn release(&self, entity: &Entity) -> Result<()> {
+        let entity = entity.clone();
+        self.blocking(move |db| pairs::release(&db, &entity)).await
     }
 
     async fn fetch(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {

@@ -7,9 +7,9 @@ use model::{RecordError, Side, Unreadable};
 use state::{Conflict, DeadLetter, PairCommit, Revisit, letter_key};
 
 use super::Pairing;
-use super::pair::{AMBIGUOUS, Loaded, Pair};
+use super::pair::{AMBIGUOUS, Loaded, MISSING_PARENT, Pair};
 use crate::chunk::row_json;
-use crate::merge::{self, Base, Decision, Half, Policy, Print, Rules, place};
+use crate::merge::{self, Base, Contested, Decision, Half, Policy, Print, Rules, place};
 use crate::report::Error;
 
 impl<'r> Pairing<'r> {
@@ -86,11 +86,16 @@ impl<'r> Pairing<'r> {
     /// Returns the rules for one record: a person may have decided about it, on seeing the values that it has now.
     pub(super) fn rules_for(
         &self,
-        id: &str,
+        pair: &Pair,
         texts: &dyn Fn(usize) -> [Option<String>; 2],
     ) -> (Cow<'r, Rules>, Vec<usize>) {
         let mut rules = Cow::Borrowed(&self.prepared.rules);
         let mut fields = Vec::new();
+        let id = pair.id.as_str();
+        if self.merged.contains_key(&pair.key) {
+            // Its edits can't win: the record would come back beside the one that it was merged into.
+            rules.to_mut().contested = Contested::Ask;
+        }
         if self.decided.is_empty() || id.is_empty() {
             return (rules, fields);
         }
@@ -145,7 +150,7 @@ impl<'r> Pairing<'r> {
 
     /// Keeps a change aside that can't be applied. What waits for a parent or a lock is looked at again by every run.
     pub(super) fn bury(&self, commit: &mut PairCommit, side: Side, key: &str, record: String, error: &RecordError) {
-        let parked = error.code == "MISSING_PARENT" || error.class.is_transient();
+        let parked = error.code == MISSING_PARENT || error.class.is_transient();
         // What matches two waits for a person, who may answer by changing either.
         let soon = parked || error.code == AMBIGUOUS;
         commit.revisit.push(Revisit { side, key: key.to_owned(), soon });

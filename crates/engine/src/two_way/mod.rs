@@ -4,32 +4,44 @@ mod base;
 mod counterparts;
 mod keys;
 mod known;
+mod merges;
 mod pair;
 mod settle;
+mod similar;
+mod undo;
 mod write;
 
 use std::collections::{HashMap, HashSet};
 
 use arrow::array::RecordBatch;
 use chrono::Utc;
-use endpoint::{CHANGES, Endpoint, Read, Target, Window};
+use endpoint::{CHANGES, Captured, Endpoint, LOG, Read, Target, Window, is_captured};
 use futures::StreamExt as _;
-use mapping::{Parents, TwoWay};
+use mapping::{Capture, Parents, TwoWay};
 use model::{Entity, Side};
 use state::{Checkpoint, Link, Owner, Store};
 
 use self::base::Layouts;
+use self::keys::Candidates;
+use self::pair::MATCH;
 use crate::chunk::cell;
 use crate::merge::{Contested, Policy, Rules, Way, place};
-use crate::prepare::{BATCH_ROWS, Forecast};
+use crate::prepare::{BATCH_ROWS, Forecast, why_full};
 use crate::report::{Error, Progress, Report};
 use crate::run::{Options, millis};
 use crate::sync::{Deletes, Sync};
 
 /// Records that a check carries outside and back.
 const SAMPLE: usize = 200;
+/// Code of a record whose counterpart an undo took away.
+const UNDONE: &str = "UNDONE";
+/// How long is known what records were before a run, in days.
+const KEPT_DAYS: i64 = 30;
 /// How often pairs that moved while they were written are looked at again in one run.
 const LOOKS: usize = 3;
+/// How far clocks may be apart where times decide, in microseconds. A minute is more than clocks that are set by a time
+/// server ever differ, and less than people take to see an edit of somebody else.
+const SKEW: i64 = 60_000_000;
 /// Changes that no brake minds, however few records are linked.
 const UNMINDED: u64 = 100;
 /// Pairs that are settled together: what is written between two commits.
@@ -67,6 +79,7 @@ pub struct PreparedPairs {
 pub async fn prepare_pairs(
     sync: &Sync,
     ends: [&dyn Endpoint; 2],
+    store: &Store,
     parents: Parents<'_>,
 ) -> Result<PreparedPairs, Error> {
     let definition = &sync.definition;
@@ -85,10 +98,12 @@ pub async fn prepare_pairs(
         }
         external.cursor = Some(cursor.value.clone());
     }
-    if definition.external.capture.is_some() {
-        external.cursor = Some(CHANGES.to_owned());
+    match definition.external.capture.as_ref().map(|capture| capture.value) {
+        Some(Capture::Triggers) => external.cursor = Some(CHANGES.to_owned()),
+        Some(Capture::Log) => external.cursor = Some(slot(store, &sync.name)?),
+        None => {}
     }
-    let plan = TwoWay::new(definition, &salesforce, &external, parents).map_err(Error::Mapping)?;
+    let plan = TwoWay::new(definition, &salesforce, &external, parents, &sync.circle).map_err(Error::Mapping)?;
     let ways = plan.fields.iter().map(|field| {
         let way = match (field.goes_to(Side::Salesforce), field.goes_to(Side::External)) {
             (true, false) => Way::To(Side::Salesforce),
@@ -121,7 +136,7 @@ pub async fn prepare_pairs(
             .map(|field| field.own(side).or_else(|| field.given(side).map(|given| column(made.field(given).name()))));
         let own: Vec<Option<usize>> = own.collect();
         // What is captured has no field that tells when.
-        let changed = entity.cursor.as_ref().filter(|cursor| *cursor != CHANGES).map(|cursor| column(cursor));
+        let changed = entity.cursor.as_ref().filter(|_| !is_captured(entity)).map(|cursor| column(cursor));
         (fields, changed, own)
     };
     let (ours, theirs) = (with_cursor(Side::Salesforce, &salesforce), with_cursor(Side::External, &external));
@@ -150,20 +165,24 @@ pub async fn forecast_pairs(
     store: &Store,
     parents: Parents<'_>,
 ) -> Result<Forecast, Error> {
-    let prepared = prepare_pairs(sync, ends, parents).await?;
+    let prepared = prepare_pairs(sync, ends, store, parents).await?;
     let (mut rows, mut calls, mut full) = (0, 0, None);
     for side in [Side::Salesforce, Side::External] {
         let (end, entity) = (ends[place(side)], &prepared.targets[place(side)].entity);
-        let since = store.checkpoint(&checkpoint_name(sync, side))?.since;
+        let checkpoint = store.checkpoint(&checkpoint_name(sync, side))?;
         // Before the first run nothing captures yet.
-        let until = if since.is_none() { None } else { end.now(entity).await? };
-        full = full.or(match (&since, &until) {
-            (None, _) => Some("it has not run to its end yet"),
-            (_, None) => Some("nothing tells what changed: name a `cursor` in the mapping"),
-            _ => None,
-        });
-        let window = since.filter(|since| !since.is_empty()).zip(until);
-        let window = window.map(|(since, until)| Window { since: Some(since), until });
+        let until = if checkpoint.since.is_none() { None } else { end.now(entity).await? };
+        let mut why = why_full(&checkpoint, sync.definition.digest, until.as_ref());
+        let mut window = None;
+        if let (None, Some(until)) = (why, until) {
+            let wanted = Window { since: checkpoint.since, until };
+            if end.holds(&reading(sync, &prepared, side, Some(wanted.clone()))).await? {
+                window = Some(wanted);
+            } else {
+                why = Some("what changed is not known any more");
+            }
+        }
+        full = full.or(why);
         let count = end.count(&reading(sync, &prepared, side, window)).await?;
         rows += count;
         calls += end.forecast_read_calls(count) + ends[place(side.other())].forecast_calls(count);
@@ -180,6 +199,40 @@ pub async fn forecast_pairs(
         drift: Vec::new(),
         creates: None,
     })
+}
+
+/// Returns the name of a sync's place in the log of a database: letters, digits and `_`, at most 63.
+fn slot(store: &Store, sync: &str) -> Result<String, Error> {
+    let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' };
+    let name: String = sync.chars().take(24).map(plain).collect();
+    Ok(format!("{LOG}{}_{name}_{:08x}", store.id()?, model::digest(sync.as_bytes()) as u32))
+}
+
+/// Says how the capture of a sync is doing, and ends it where `release` says so; `None` where nothing captures.
+///
+/// # Errors
+///
+/// When the mapping or an endpoint can't do that.
+pub async fn capture_of(
+    sync: &Sync,
+    external: &dyn Endpoint,
+    store: &Store,
+    release: bool,
+) -> Result<Option<Captured>, Error> {
+    let mut entity = external.describe(&sync.definition.external.entity.value).await?;
+    entity.cursor = match sync.definition.external.capture.as_ref().map(|capture| capture.value) {
+        Some(Capture::Triggers) => Some(CHANGES.to_owned()),
+        Some(Capture::Log) => Some(slot(store, &sync.name)?),
+        None => return Ok(None),
+    };
+    let captured = external.captured(&entity).await?;
+    if release && captured.is_some() {
+        let _lock = store.lock(&sync.name)?;
+        external.release(&entity).await?;
+        // What changes from now on is not noted.
+        store.set_checkpoint(&checkpoint_name(sync, Side::External), &Checkpoint::default())?;
+    }
+    Ok(captured)
 }
 
 /// Carries some records outside and back, and returns what does not come back as it was.
@@ -236,13 +289,23 @@ pub async fn run_pairs(
 ) -> Result<Report, Error> {
     let _lock = store.lock(&sync.name)?;
     let calls = ends[0].calls() + ends[1].calls();
-    let prepared = prepare_pairs(sync, ends, parents).await?;
+    let prepared = prepare_pairs(sync, ends, store, parents).await?;
     if sync.definition.external.capture.is_some() {
-        ends[1].capture(&prepared.targets[1].entity, &prepared.targets[1].key).await?;
+        let entity = &prepared.targets[1].entity;
+        ends[1].capture(entity, &prepared.targets[1].key).await?;
+        if let Some(trouble) = ends[1].captured(entity).await?.and_then(|captured| captured.trouble) {
+            tracing::warn!(sync = sync.name, "{trouble}");
+        }
     }
+    store.forget_images(Utc::now() - chrono::TimeDelta::days(KEPT_DAYS))?;
     let mut report = Report { run: store.begin_run(&sync.name, Utc::now())?, ..Report::default() };
     let result = run_prepared(sync, &prepared, ends, store, options, progress, &mut report).await;
     report.calls = ends[0].calls() + ends[1].calls() - calls;
+    end(store, report, result)
+}
+
+/// Notes how a run ended.
+fn end(store: &Store, report: Report, result: Result<(), Error>) -> Result<Report, Error> {
     let outcome = match &result {
         Ok(()) if report.green() => "green",
         Err(error) if error.class() == model::Class::Stopped => "stopped",
@@ -254,6 +317,37 @@ pub async fn run_pairs(
     result?;
     noted?;
     Ok(report)
+}
+
+/// Puts back what a run of a two-way sync wrote, on both sides; what was changed since stays, unless `options` say to go on
+/// by force. It is a run itself, and can be undone.
+///
+/// # Errors
+///
+/// [`Error::NothingToUndo`], or why it could not go on; what was put back stays so, and the same call goes on.
+pub async fn undo_pairs(
+    sync: &Sync,
+    ends: [&dyn Endpoint; 2],
+    store: &Store,
+    parents: Parents<'_>,
+    run: i64,
+    options: &Options,
+) -> Result<Report, Error> {
+    let _lock = store.lock(&sync.name)?;
+    let calls = ends[0].calls() + ends[1].calls();
+    let prepared = prepare_pairs(sync, ends, store, parents).await?;
+    if store.images(run, "", 1)?.is_empty() {
+        let why = "what was there before is kept of two-way syncs, for 30 days";
+        return Err(Error::NothingToUndo { run, why });
+    }
+    let begun = store.begin_run(&sync.name, Utc::now())?;
+    let mut report = Report { run: begun, sync: sync.name.clone(), undoes: Some(run), ..Report::default() };
+    let result = match Pairing::new(sync, &prepared, ends, store, options, &|_| {}, &mut report) {
+        Ok(mut pairing) => pairing.undo(run).await,
+        Err(error) => Err(error),
+    };
+    report.calls = ends[0].calls() + ends[1].calls() - calls;
+    end(store, report, result)
 }
 
 /// Runs a two-way sync that was checked before; `report` has the number of the run and is filled.
@@ -270,50 +364,11 @@ pub async fn run_prepared(
     progress: &(dyn Fn(Progress) + Send + std::marker::Sync),
     report: &mut Report,
 ) -> Result<(), Error> {
-    let mapping = &sync.definition.mapping;
-    let fields: Vec<String> = prepared.plan.fields.iter().map(|field| field.name.clone()).collect();
-    let current = store.layout(mapping, &fields)?;
-    let layouts = Layouts { current, fields, known: store.layouts(mapping)?.into_iter().collect() };
-    let intents = store.intents(mapping)?;
-    let decided = store.conflicts(Some(&sync.name), Some("resolved"), 0, usize::MAX >> 1)?;
     report.sync.clone_from(&sync.name);
-    let mut pairing = Pairing {
-        sync,
-        prepared,
-        ends,
-        store,
-        options,
-        progress,
-        report,
-        layouts,
-        intents: intents
-            .into_iter()
-            .map(|intent| ((intent.salesforce.clone(), intent.external.clone()), intent))
-            .collect(),
-        decided: HashMap::new(),
-        moved: HashSet::new(),
-        gone: Vec::new(),
-        deleting: false,
-        held: HashSet::new(),
-        waiting: HashSet::new(),
-        candidates: None,
-        claimed: HashMap::new(),
-        keyless: HashSet::new(),
-        questioned: HashSet::new(),
-        linked: store.unseen(Owner { sync: &sync.name, mapping, source: Side::Salesforce, run: 0 })?.0,
-    };
-    for conflict in
-        store.conflicts(Some(&sync.name), Some("held"), 0, usize::MAX >> 1)?.into_iter().chain(decided.clone())
-    {
-        pairing.held.insert((conflict.salesforce, conflict.field));
-    }
-    for conflict in decided {
-        let winner = if conflict.winner.as_deref() == Some("external") { Side::External } else { Side::Salesforce };
-        pairing.moved.insert((Side::External, conflict.external.clone()));
-        pairing.decided.insert((conflict.salesforce.clone(), conflict.field.clone()), (winner, conflict));
-    }
+    let mut pairing = Pairing::new(sync, prepared, ends, store, options, progress, report)?;
     let result = pairing.whole().await;
     (report.conflicts, report.held) = store.count_conflicts(&sync.name, report.run)?;
+    report.counts.parked = store.count_dead_letters(Some(&sync.name))?.1;
     result
 }
 
@@ -341,16 +396,98 @@ struct Pairing<'r> {
     held: HashSet<(String, String)>,
     /// Records that wait for another look.
     waiting: HashSet<(Side, String)>,
+    /// Records that were written without a parent, which may come later in the run.
+    incomplete: HashSet<(Side, String)>,
     /// For each match rule the keys of the external records by what it says of them; read when it is first needed.
-    candidates: Option<Vec<HashMap<String, Vec<String>>>>,
+    candidates: Option<Vec<Candidates>>,
+    /// What people answered: is this Salesforce record that external one (then external wins), or not?
+    answers: HashMap<(String, String), Side>,
     /// Keys that matches of this run took, with the Salesforce records that took them.
     claimed: HashMap<String, String>,
     /// Salesforce records that have no key yet.
     keyless: HashSet<String>,
     /// Keys of external records that more than one Salesforce record may be, or the other way round.
     questioned: HashSet<String>,
+    /// Records whose counterpart an undo took away, as their letters are known.
+    undone: HashSet<String>,
+    /// External records whose Salesforce record was merged into that of another, with the key of that.
+    merged: HashMap<String, String>,
+    /// Where the window begins whose merges are followed; `None` for all of them.
+    merged_since: Option<String>,
+    /// How far the later of the two sides' clocks is ahead of this machine's, in microseconds, where times decide.
+    clock_offset: i64,
     /// Links when the run began.
     linked: u64,
+}
+
+impl<'r> Pairing<'r> {
+    fn new(
+        sync: &'r Sync,
+        prepared: &'r PreparedPairs,
+        ends: [&'r dyn Endpoint; 2],
+        store: &'r Store,
+        options: &'r Options,
+        progress: &'r (dyn Fn(Progress) + Send + std::marker::Sync),
+        report: &'r mut Report,
+    ) -> Result<Self, Error> {
+        let mapping = &sync.definition.mapping;
+        let fields: Vec<String> = prepared.plan.fields.iter().map(|field| field.name.clone()).collect();
+        let current = store.layout(mapping, &fields)?;
+        let layouts = Layouts { current, fields, known: store.layouts(mapping)?.into_iter().collect() };
+        let intents = store.intents(mapping)?;
+        let decided = store.conflicts(Some(&sync.name), Some("resolved"), 0, usize::MAX >> 1)?;
+        let mut pairing = Self {
+            sync,
+            prepared,
+            ends,
+            store,
+            options,
+            progress,
+            report,
+            layouts,
+            intents: intents
+                .into_iter()
+                .map(|intent| ((intent.salesforce.clone(), intent.external.clone()), intent))
+                .collect(),
+            decided: HashMap::new(),
+            moved: HashSet::new(),
+            gone: Vec::new(),
+            deleting: false,
+            held: HashSet::new(),
+            waiting: HashSet::new(),
+            incomplete: HashSet::new(),
+            candidates: None,
+            answers: HashMap::new(),
+            claimed: HashMap::new(),
+            keyless: HashSet::new(),
+            questioned: HashSet::new(),
+            undone: if options.replay {
+                HashSet::new()
+            } else {
+                store.letters_for(&sync.name, UNDONE)?.into_iter().collect()
+            },
+            merged: store.merged(mapping)?,
+            merged_since: None,
+            clock_offset: 0,
+            linked: store.unseen(Owner { sync: &sync.name, mapping, source: Side::Salesforce, run: 0 })?.0,
+        };
+        for conflict in
+            store.conflicts(Some(&sync.name), Some("held"), 0, usize::MAX >> 1)?.into_iter().chain(decided.clone())
+        {
+            pairing.held.insert((conflict.salesforce, conflict.field));
+        }
+        for conflict in decided {
+            let winner = if conflict.winner.as_deref() == Some("external") { Side::External } else { Side::Salesforce };
+            if conflict.field == MATCH {
+                pairing.moved.insert((Side::Salesforce, conflict.salesforce.clone()));
+                pairing.answers.insert((conflict.salesforce, conflict.external), winner);
+                continue;
+            }
+            pairing.moved.insert((Side::External, conflict.external.clone()));
+            pairing.decided.insert((conflict.salesforce.clone(), conflict.field.clone()), (winner, conflict));
+        }
+        Ok(pairing)
+    }
 }
 
 impl Pairing<'_> {
@@ -381,6 +518,7 @@ impl Pairing<'_> {
             let checkpoint = self.store.checkpoint(&checkpoint_name(self.sync, side))?;
             ends.push((side, until, checkpoint));
         }
+        self.compare_clocks().await?;
         for revisit in self.store.revisits(&self.sync.name, true)? {
             if revisit.soon || self.options.replay {
                 self.moved.insert((revisit.side, revisit.key.clone()));
@@ -388,12 +526,13 @@ impl Pairing<'_> {
             self.waiting.insert((revisit.side, revisit.key));
         }
         for (side, until, checkpoint) in &ends {
-            let since = checkpoint.since.clone().filter(|since| !since.is_empty() && !self.options.full);
-            let window = match (since, until) {
-                (Some(since), Some(until)) => Some(Window { since: Some(since), until: until.clone() }),
-                _ => None,
-            };
+            let window = self.window(*side, checkpoint, until.as_ref()).await?;
             self.report.full |= window.is_none();
+            if *side == Side::Salesforce {
+                // What follows a winner must do so before the winner is taken for a record that was never paired.
+                self.merged_since = window.as_ref().and_then(|window| window.since.clone());
+                self.follow_merges(window.clone()).await?;
+            }
             self.report.receipt.source.0 += self.end(*side).count(&self.reading(*side, window.clone())).await?;
             self.read(*side, window.clone(), until.as_deref()).await?;
             // A record that waits for its key must have it before its counterpart is taken for one that has none.
@@ -405,6 +544,7 @@ impl Pairing<'_> {
             }
         }
         self.delete_gone().await?;
+        self.moved.extend(std::mem::take(&mut self.incomplete));
         self.look_again().await?;
         self.leave_for_later()?;
         for (side, until, _) in ends {
@@ -413,6 +553,20 @@ impl Pairing<'_> {
             self.store.set_checkpoint(&checkpoint_name(self.sync, side), &checkpoint)?;
         }
         Ok(())
+    }
+
+    /// Returns the window of a side; `None` where everything is to be read.
+    async fn window(
+        &self,
+        side: Side,
+        checkpoint: &Checkpoint,
+        until: Option<&String>,
+    ) -> Result<Option<Window>, Error> {
+        let full = self.options.full || why_full(checkpoint, self.sync.definition.digest, until).is_some();
+        let Some(until) = until.filter(|_| !full) else { return Ok(None) };
+        let window = Window { since: checkpoint.since.clone(), until: until.clone() };
+        let held = self.end(side).holds(&self.reading(side, Some(window.clone()))).await?;
+        Ok(held.then_some(window))
     }
 
     fn reading(&self, side: Side, window: Option<Window>) -> Read {
@@ -428,6 +582,48 @@ impl Pairing<'_> {
             return Err(Error::ChangeBrake { changed: self.report.counts.updated, of: self.linked });
         }
         Ok(())
+    }
+
+    /// True where the later of two edits wins, and nobody has said to go on whatever the clocks say.
+    fn minds_clocks(&self) -> bool {
+        self.prepared.rules.policy == Policy::Latest
+            && self.prepared.changed.iter().all(Option::is_some)
+            && !self.options.force
+    }
+
+    /// Stops a run that would let the later edit win while the clocks of the two sides differ.
+    async fn compare_clocks(&mut self) -> Result<(), Error> {
+        if !self.minds_clocks() {
+            return Ok(());
+        }
+        let mut clocks = [0; 2];
+        for side in [Side::Salesforce, Side::External] {
+            let theirs = self.end(side).clock().await?;
+            clocks[place(side)] = theirs.unwrap_or_else(|| Utc::now().timestamp_micros());
+        }
+        self.clock_offset = clocks[0].max(clocks[1]) - Utc::now().timestamp_micros();
+        let apart = clocks[1] - clocks[0];
+        if apart.abs() > SKEW {
+            let which = if apart > 0 { "ahead of" } else { "behind" };
+            let what = format!("the clock outside is {} seconds {which} that of Salesforce", apart.abs() / 1_000_000);
+            return Err(Error::ClockSkew { what });
+        }
+        Ok(())
+    }
+
+    /// Stops a run that meets a record which was changed later than now.
+    fn refuse_future(&self, side: Side, batch: &RecordBatch) -> Result<(), Error> {
+        let Some(column) = self.prepared.changed[place(side)].filter(|_| self.minds_clocks()) else { return Ok(()) };
+        let now = Utc::now().timestamp_micros() + self.clock_offset;
+        let ahead = |row: usize| micros(batch, column, row).map(|at| at - now).filter(|ahead| *ahead > SKEW);
+        let Some((row, ahead)) = (0..batch.num_rows()).find_map(|row| Some((row, ahead(row)?))) else { return Ok(()) };
+        let what = format!(
+            "{} of {} says that it was changed {} seconds from now",
+            cell(batch, self.identity(side), row),
+            self.entity(side).name,
+            ahead / 1_000_000
+        );
+        Err(Error::ClockSkew { what })
     }
 
     async fn read(&mut self, side: Side, window: Option<Window>, until: Option<&str>) -> Result<(), Error> {
@@ -472,8 +668,7 @@ impl Pairing<'_> {
 
     /// Notes the links whose records a source says are deleted.
     async fn read_deleted(&mut self, side: Side, window: Window) -> Result<(), Error> {
-        let captured = self.entity(side).cursor.as_deref() == Some(CHANGES);
-        if !captured && !self.end(side).capabilities().tells_deletes {
+        if !is_captured(self.entity(side)) && !self.end(side).capabilities().tells_deletes {
             return Ok(());
         }
         let mut read = self.reading(side, Some(window));
@@ -545,6 +740,12 @@ impl Pairing<'_> {
 
     /// Deletes what is gone from one side, behind the brake.
     async fn delete_gone(&mut self) -> Result<(), Error> {
+        if !self.gone.is_empty() {
+            // What was merged since the run began is not to be taken for deleted.
+            let until = self.end(Side::Salesforce).now(self.entity(Side::Salesforce)).await?;
+            let window = self.merged_since.clone().zip(until);
+            self.follow_merges(window.map(|(since, until)| Window { since: Some(since), until })).await?;
+        }
         let mut gone = std::mem::take(&mut self.gone);
         gone.sort_by(|left, right| (&left.salesforce, &left.external).cmp(&(&right.salesforce, &right.external)));
         gone.dedup();
@@ -590,9 +791,7 @@ impl Pairing<'_> {
     }
 
     fn commit(&mut self, commit: &state::PairCommit) -> Result<(), Error> {
-        let parked = commit.dead.iter().filter(|letter| letter.state == "parked").count() as u64;
-        self.report.counts.parked += parked;
-        self.report.counts.dead += commit.dead.len() as u64 - parked;
+        self.report.counts.dead += commit.dead.iter().filter(|letter| letter.state != "parked").count() as u64;
         Ok(self.store.commit_pairs(&self.sync.name, &self.sync.definition.mapping, self.report.run, commit)?)
     }
 

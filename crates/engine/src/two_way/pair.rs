@@ -13,8 +13,12 @@ use crate::merge::{Base, Decision, Print, place};
 
 /// The print of a value that has none on the other side: it equals nothing there.
 pub(super) const UNMAPPED: Print = 3;
+/// Code of a record whose parent has no counterpart yet.
+pub(super) const MISSING_PARENT: &str = "MISSING_PARENT";
 /// Code of a record that more than one may be.
 pub(super) const AMBIGUOUS: &str = "AMBIGUOUS_MATCH";
+/// What stands for the field of a question whether two records are one.
+pub(super) const MATCH: &str = "(match)";
 pub(super) const SIDES: [Side; 2] = [Side::Salesforce, Side::External];
 
 /// Two records that are one, or will be.
@@ -36,14 +40,38 @@ pub(super) struct Loaded {
     /// For each row its row in what was mapped.
     pub(super) mapped_rows: Vec<Option<usize>>,
     pub(super) refused: HashMap<usize, RecordError>,
-    /// For each field the prints of its own values.
-    pub(super) own: Vec<Vec<Print>>,
-    /// For each field the prints of what its values would be on the other side.
-    pub(super) across: Vec<Vec<Print>>,
+    /// Rows with fields that are left out until the parent which they name has a link.
+    pub(super) deferred: HashMap<usize, Vec<usize>>,
+    /// The prints of its own values.
+    pub(super) own: Prints,
+    /// The prints of what its values would be on the other side.
+    pub(super) across: Prints,
 }
 
-/// A row's own prints, what they would be on the other side, and when it was changed.
-pub(super) type Gathered = (Vec<Print>, Vec<Print>, Option<i64>);
+/// Prints of the fields of many rows, those of a row together.
+pub(super) struct Prints {
+    fields: usize,
+    values: Vec<Print>,
+}
+
+impl Prints {
+    /// Returns as many nulls.
+    pub(super) fn nulls(rows: usize, fields: usize) -> Self {
+        Self { fields, values: vec![0; rows * fields] }
+    }
+
+    /// Puts the prints of a column into the place of a field, row by row.
+    pub(super) fn put(&mut self, field: usize, column: impl Iterator<Item = Print>) {
+        for (print, place) in column.zip(self.values.iter_mut().skip(field).step_by(self.fields.max(1))) {
+            *place = print;
+        }
+    }
+
+    /// Returns the prints of a row.
+    pub(super) fn row(&self, row: usize) -> &[Print] {
+        &self.values[row * self.fields..(row + 1) * self.fields]
+    }
+}
 
 /// A write to one side of a pair.
 pub(super) struct Write {
@@ -82,7 +110,12 @@ pub(super) fn text_at(
     text_of(halves[place(side)].batch.column(column).as_ref(), row).map(std::borrow::Cow::into_owned)
 }
 
-pub(super) fn prints(column: &dyn Array) -> Vec<Print> {
-    // A text and the absence of one must differ.
-    (0..column.len()).map(|row| text_of(column, row).map_or(0, |text| digest(text.as_bytes()) | 1)).collect()
+/// Returns the prints of a column.
+pub(super) fn prints(column: &dyn Array) -> impl Iterator<Item = Print> + '_ {
+    (0..column.len()).map(|row| text_of(column, row).map_or(0, |text| print_of(&text)))
+}
+
+/// Returns the print of a text, which differs from that of none.
+pub(super) fn print_of(text: &str) -> Print {
+    digest(text.as_bytes()) | 1
 }

@@ -5,27 +5,25 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use endpoint::Revision;
-use model::{Outcome, Side};
+use model::{Outcome, RecordError, Side, text_of};
 use state::{Link, PairCommit};
 
-use super::pair::{Gathered, Loaded, Pair, SIDES, Settled, UNMAPPED, Write, prints, text_at};
+use super::pair::{Loaded, MISSING_PARENT, Pair, Prints, SIDES, Settled, UNMAPPED, Write, prints, text_at};
 use super::{Pairing, micros};
-use crate::merge::{Base, Decision, Half, Way, merge, place};
+use crate::merge::{Base, Decision, Half, Print, Way, merge, place};
 use crate::report::Error;
 use crate::run::millis;
 
 impl Pairing<'_> {
     /// Maps the rows of a side, and takes the prints of all their values.
-    fn load(&mut self, side: Side, batch: RecordBatch) -> Result<Loaded, Error> {
+    pub(super) fn load(&mut self, side: Side, batch: RecordBatch) -> Result<Loaded, Error> {
         let begun = Instant::now();
+        self.refuse_future(side, &batch)?;
         let prepared = self.prepared;
         let plan = prepared.plan.from(side);
         let rows = batch.num_rows();
         let store = self.store;
-        let links = |mapping: &str, side: Side, keys: &[&str]| {
-            let found = store.links(mapping, side, keys)?;
-            Ok(found.into_iter().map(|(key, link)| (key, link.key(side.other()).to_owned())).collect())
-        };
+        let links = |mapping: &str, side: Side, keys: &[&str]| Ok(store.counterparts(mapping, side, keys)?);
         let mut mapped = None;
         if rows > 0 {
             let columns: Vec<usize> = (0..plan.source_fields.len()).collect();
@@ -36,29 +34,54 @@ impl Pairing<'_> {
         }
         let mut mapped_rows = vec![None; rows];
         let mut refused = HashMap::new();
+        let mut deferred: HashMap<usize, Vec<usize>> = HashMap::new();
         if let Some(mapped) = &mut mapped {
+            for (row, column) in std::mem::take(&mut mapped.deferred) {
+                let fields = prepared.plan.fields.iter();
+                let field = fields.enumerate().find(|(_, field)| field.given(side.other()) == Some(column));
+                deferred.entry(row).or_default().extend(field.map(|(at, _)| at));
+            }
             for (at, row) in mapped.rows.iter().enumerate() {
                 mapped_rows[*row] = Some(at);
             }
             refused.extend(std::mem::take(&mut mapped.refused));
         }
-        let own = prepared.own[place(side)]
-            .iter()
-            .map(|column| column.map_or_else(|| vec![0; rows], |column| prints(batch.column(column).as_ref())))
-            .collect();
-        let across = prepared.plan.fields.iter().map(|field| {
-            let given = field.given(side.other()).zip(mapped.as_ref());
-            let made = given.map(|(column, mapped)| prints(mapped.records.column(column).as_ref()));
-            let of = |at: &Option<usize>| match (at, &made) {
-                (Some(at), Some(made)) => made[*at],
-                (None, _) => UNMAPPED,
-                (_, None) => 0,
-            };
-            mapped_rows.iter().map(of).collect()
-        });
-        let across = across.collect();
+        let fields = prepared.plan.fields.len();
+        let (mut own, mut across) = (Prints::nulls(rows, fields), Prints::nulls(rows, fields));
+        for (at, field) in prepared.plan.fields.iter().enumerate() {
+            if let Some(column) = prepared.own[place(side)][at] {
+                own.put(at, prints(batch.column(column).as_ref()));
+            }
+            let made: Option<Vec<Print>> = field
+                .given(side.other())
+                .zip(mapped.as_ref())
+                .map(|(column, mapped)| prints(mapped.records.column(column).as_ref()).collect());
+            let outdated = self.outdated(side, at, &batch)?;
+            across.put(
+                at,
+                mapped_rows.iter().enumerate().map(|(row, at)| match (at, &made) {
+                    (Some(_), _) if outdated.contains(&row) => UNMAPPED,
+                    (Some(at), Some(made)) => made[*at],
+                    (None, _) => UNMAPPED,
+                    (_, None) => 0,
+                }),
+            );
+        }
         self.report.map_ms += millis(begun);
-        Ok(Loaded { batch, mapped, mapped_rows, refused, own, across })
+        Ok(Loaded { batch, mapped, mapped_rows, refused, deferred, own, across })
+    }
+
+    /// Returns the rows whose lookup names an external record that was merged into another: it leads to the right record,
+    /// and is not what it should be.
+    fn outdated(&self, side: Side, field: usize, batch: &RecordBatch) -> Result<HashSet<usize>, Error> {
+        let parent = self.prepared.plan.fields[field].parent.as_ref().filter(|_| side == Side::External);
+        let column = self.prepared.own[place(side)][field];
+        let (Some(parent), Some(column)) = (parent, column) else { return Ok(HashSet::new()) };
+        let merged = self.store.merged(parent)?;
+        let is_merged = |row: &usize| {
+            text_of(batch.column(column).as_ref(), *row).is_some_and(|key| merged.contains_key(key.as_ref()))
+        };
+        Ok(if merged.is_empty() { HashSet::new() } else { (0..batch.num_rows()).filter(is_merged).collect() })
     }
 
     /// Merges pairs, writes them, and stores what became of them.
@@ -70,7 +93,7 @@ impl Pairing<'_> {
         let mut failed = self.leave_out_refused(&pairs, &halves, &mut writes, &mut commit);
         let updates = writes.iter().flatten().filter(|write| write.revision == Revision::Update).count();
         self.change_brake(updates)?;
-        let withdrawn = self.intend(&pairs, &settled, &writes)?;
+        let noted = self.intend(&pairs, &halves, &settled, &writes)?;
         let mut ids: HashMap<usize, String> = HashMap::new();
         // Pairs whose write may have been made whatever is said of it now: its first answer was lost.
         let mut unsure: HashSet<usize> = HashSet::new();
@@ -117,11 +140,12 @@ impl Pairing<'_> {
             let sure = !unsure.contains(&one.pair);
             self.conclude(&pairs[one.pair], one, bad, sure, made, &mut commit);
         }
-        commit.withdrawn = withdrawn
-            .into_iter()
-            .filter(|(pair, loser, _)| failed[place(*loser)].contains(pair) && !unsure.contains(pair))
-            .map(|(.., id)| id)
-            .collect();
+        let not_made = |notes: Vec<((usize, Side), i64)>| {
+            let notes = notes.into_iter().filter(|((pair, side), _)| failed[place(*side)].contains(pair));
+            notes.filter(|((pair, _), _)| !unsure.contains(pair)).map(|(_, number)| number).collect()
+        };
+        commit.withdrawn = not_made(noted.conflicts);
+        commit.unwritten = not_made(noted.images);
         let committing = Instant::now();
         self.commit(&commit)?;
         self.report.commit_ms += millis(committing);
@@ -140,24 +164,16 @@ impl Pairing<'_> {
         let mut writes: [Vec<Write>; 2] = [Vec::new(), Vec::new()];
         let fields = self.prepared.plan.fields.len();
         for (at, pair) in pairs.iter().enumerate() {
-            let gathered: Vec<Option<Gathered>> = SIDES
-                .iter()
-                .map(|side| {
-                    let (half, row) = (&halves[place(*side)], pair.rows[place(*side)]?);
-                    let own = half.own.iter().map(|prints| prints[row]).collect();
-                    let across = half.across.iter().map(|prints| prints[row]).collect();
-                    let changed =
-                        self.prepared.changed[place(*side)].and_then(|column| micros(&half.batch, column, row));
-                    Some((own, across, changed))
-                })
-                .collect();
             let half = |side: Side| {
-                gathered[place(side)].as_ref().map(|(own, across, changed)| Half { own, across, changed: *changed })
+                let (half, row) = (&halves[place(side)], pair.rows[place(side)]?);
+                let changed = self.prepared.changed[place(side)].and_then(|column| micros(&half.batch, column, row));
+                Some(Half { own: half.own.row(row), across: half.across.row(row), changed })
             };
             let base = self.base_of(pair, half(Side::Salesforce), half(Side::External));
             let texts = |field: usize| SIDES.map(|side| text_at(prepared, halves, pair, side, field));
-            let (rules, decided) = self.rules_for(&pair.id, &texts);
-            let decision = merge(base.as_ref(), half(Side::Salesforce), half(Side::External), &rules);
+            let (rules, decided) = self.rules_for(pair, &texts);
+            let mut decision = merge(base.as_ref(), half(Side::Salesforce), half(Side::External), &rules);
+            let deferred = self.defer(pair, halves, &mut decision, base.as_ref(), commit);
             let mut one = Settled {
                 pair: at,
                 before: base,
@@ -184,6 +200,9 @@ impl Pairing<'_> {
                     write(*side, Revision::Delete, Vec::new(), Vec::new());
                 }
                 Decision::Create { side, contested } => {
+                    if pair.link.is_none() && self.stays_undone(pair) {
+                        continue;
+                    }
                     if *side == Side::Salesforce && pair.link.is_none() && self.is_questioned(pair, commit) {
                         continue;
                     }
@@ -197,7 +216,8 @@ impl Pairing<'_> {
                                 Way::Both => from.own[field],
                                 Way::To(_) => from.across[field],
                             };
-                            self.prepared.plan.fields[field].goes_to(*side).then(|| match side {
+                            let goes = self.prepared.plan.fields[field].goes_to(*side) && !deferred.contains(&field);
+                            goes.then(|| match side {
                                 Side::External => [own, from.across[field]],
                                 Side::Salesforce => [from.across[field], own],
                             })
@@ -206,7 +226,10 @@ impl Pairing<'_> {
                     let written = (0..fields).filter(|field| one.after[*field].is_some()).collect();
                     let columns =
                         halves[place(side.other())].mapped.as_ref().map_or(0, |mapped| mapped.records.num_columns());
-                    write(*side, Revision::Insert, written, (0..columns).collect());
+                    let left_out: Vec<usize> =
+                        deferred.iter().filter_map(|field| self.prepared.plan.fields[*field].given(*side)).collect();
+                    let columns = (0..columns).filter(|column| !left_out.contains(column)).collect();
+                    write(*side, Revision::Insert, written, columns);
                 }
                 Decision::Fields(merged) => {
                     one.after.clone_from(&merged.base);
@@ -245,6 +268,38 @@ impl Pairing<'_> {
             settled.push(one);
         }
         (settled, writes)
+    }
+
+    /// Leaves out references to parents that are not there yet, and returns their fields. The record is looked at again.
+    fn defer(
+        &mut self,
+        pair: &Pair,
+        halves: &[Loaded; 2],
+        decision: &mut Decision,
+        base: Option<&Base>,
+        commit: &mut PairCommit,
+    ) -> Vec<usize> {
+        let mut deferred = Vec::new();
+        for side in SIDES {
+            let half = &halves[place(side)];
+            let Some(fields) = pair.rows[place(side)].and_then(|row| half.deferred.get(&row)) else { continue };
+            let (key, record) = self.source_of(pair, side, half);
+            let names: Vec<&str> = fields.iter().map(|field| self.prepared.plan.fields[*field].name.as_str()).collect();
+            let message = format!("it waits for the record that {} names, and is written without it", names.join(", "));
+            self.bury(commit, side, &key, record, &RecordError::rejected(MISSING_PARENT, message));
+            self.incomplete.insert((side, key));
+            deferred.extend(fields);
+        }
+        if let (Decision::Fields(merged), false) = (decision, deferred.is_empty()) {
+            for fields in [&mut merged.to_salesforce, &mut merged.to_external] {
+                fields.retain(|field| !deferred.contains(field));
+            }
+            merged.conflicts.retain(|conflict| !deferred.contains(&conflict.field));
+            for field in &deferred {
+                merged.base[*field] = base.and_then(|base| base[*field]);
+            }
+        }
+        deferred
     }
 
     /// Leaves out writes of rows that can't be what the other side wants; returns their pairs, by the side that is not

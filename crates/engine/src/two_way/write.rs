@@ -8,8 +8,8 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{Field, Schema};
 use endpoint::{Guarded, Revision};
-use model::{Outcome, Side};
-use state::Intent;
+use model::{Outcome, Side, text_of};
+use state::{Image, Intent};
 
 use super::Pairing;
 use super::pair::{Loaded, Pair, SIDES, Settled, Write};
@@ -17,15 +17,24 @@ use crate::merge::{Base, place};
 use crate::report::Error;
 use crate::run::millis;
 
+/// Numbers of what was noted before writes.
+#[derive(Debug, Default)]
+pub(super) struct NotedWrites {
+    /// Of conflicts, with their pairs and the sides that lose.
+    pub(super) conflicts: Vec<((usize, Side), i64)>,
+    /// Of images, with their pairs and sides.
+    pub(super) images: Vec<((usize, Side), i64)>,
+}
+
 impl Pairing<'_> {
-    /// Notes what is about to be written, and the conflicts whose losing value is about to go; returns the numbers of
-    /// these with their pairs and the sides that lose.
+    /// Notes what is about to be written, what is there before, and the conflicts whose losing value is about to go.
     pub(super) fn intend(
         &mut self,
         pairs: &[Pair],
+        halves: &[Loaded; 2],
         settled: &[Settled],
         writes: &[Vec<Write>; 2],
-    ) -> Result<Vec<(usize, Side, i64)>, Error> {
+    ) -> Result<NotedWrites, Error> {
         let mut bodies: HashMap<usize, [Base; 2]> = HashMap::new();
         let of_pair: HashMap<usize, &Settled> = settled.iter().map(|one| (one.pair, one)).collect();
         for side in SIDES {
@@ -57,14 +66,64 @@ impl Pairing<'_> {
                 of.push((one.pair, winner.other()));
             }
         }
-        if intents.is_empty() && conflicts.is_empty() {
-            return Ok(Vec::new());
+        let (mut images, mut written) = (Vec::new(), Vec::new());
+        for side in SIDES {
+            for write in &writes[place(side)] {
+                images.push(self.image(side, &pairs[write.pair], halves, write));
+                written.push((write.pair, side));
+            }
         }
-        let numbers = self.store.intend(&self.sync.definition.mapping, self.report.run, &intents, &conflicts)?;
+        if images.is_empty() && conflicts.is_empty() {
+            return Ok(NotedWrites::default());
+        }
+        let noted = self.store.intend(&self.sync.definition.mapping, self.report.run, &intents, &conflicts, &images)?;
         for intent in intents {
             self.intents.insert((intent.salesforce.clone(), intent.external.clone()), intent);
         }
-        Ok(of.into_iter().zip(numbers).map(|((pair, loser), number)| (pair, loser, number)).collect())
+        Ok(NotedWrites {
+            conflicts: of.into_iter().zip(noted.conflicts).collect(),
+            images: written.into_iter().zip(noted.images).collect(),
+        })
+    }
+
+    /// Returns what a record is before a write, and what will be there after.
+    fn image(&self, side: Side, pair: &Pair, halves: &[Loaded; 2], write: &Write) -> Image {
+        let (own, source) = (&halves[place(side)], &halves[place(side.other())]);
+        let mut before = serde_json::Map::new();
+        let mut after = serde_json::Map::new();
+        let text = |batch: &RecordBatch, column: usize, row: usize| {
+            text_of(batch.column(column).as_ref(), row).map(std::borrow::Cow::into_owned)
+        };
+        if let (Revision::Delete, Some(row)) = (write.revision, pair.rows[place(side)]) {
+            for (column, field) in own.batch.schema_ref().fields().iter().enumerate() {
+                before.insert(field.name().clone(), text(&own.batch, column, row).into());
+            }
+        }
+        let mapped = source.mapped.as_ref().filter(|_| write.revision != Revision::Delete);
+        let row = pair.rows[place(side.other())].and_then(|row| source.mapped_rows[row]);
+        if let Some((mapped, row)) = mapped.zip(row) {
+            for column in &write.columns {
+                let name = mapped.records.schema_ref().field(*column).name().clone();
+                let there = own.batch.schema_ref().index_of(&name).ok().zip(pair.rows[place(side)]);
+                if let (Revision::Update, Some((column, row))) = (write.revision, there) {
+                    before.insert(name.clone(), text(&own.batch, column, row).into());
+                }
+                after.insert(name, text(&mapped.records, *column, row).into());
+            }
+        }
+        let op = match write.revision {
+            Revision::Insert => "insert",
+            Revision::Update => "update",
+            Revision::Delete => "delete",
+        };
+        Image {
+            side,
+            salesforce: pair.id.clone(),
+            external: pair.key.clone(),
+            op: op.to_owned(),
+            before: serde_json::Value::Object(before).to_string(),
+            after: serde_json::Value::Object(after).to_string(),
+        }
     }
 
     /// Writes to one side; returns an outcome for each write.

@@ -90,7 +90,15 @@ fn sync(direction: Direction) -> std::result::Result<Sync, Box<dyn std::error::E
     let text = "mapping: m\nversion: 1\nsalesforce: {connection: c, object: t, key: k}\n\
                 external: {connection: e, entity: t, key: k}\nfields: []\n";
     let definition = Definition::parse(text)?;
-    Ok(Sync { name: "s".to_owned(), definition, direction, deletes: Deletes::Propagate, brake: 1.0, two_way: None })
+    Ok(Sync {
+        name: "s".to_owned(),
+        definition,
+        direction,
+        deletes: Deletes::Propagate,
+        brake: 1.0,
+        two_way: None,
+        circle: Vec::new(),
+    })
 }
 
 /// Runs a sync again and again from a source that forgets a row in so many reads of each run; returns of the last run

@@ -46,6 +46,7 @@ fn sync(rules: TwoWayRules) -> Sync {
         deletes: Deletes::Propagate,
         brake: 1.0,
         two_way: Some(rules),
+        circle: Vec::new(),
     }
 }
 
@@ -59,12 +60,14 @@ struct Ways(Vec<(Sync, PreparedPairs)>);
 impl Ways {
     async fn all() -> Self {
         let mut ways = Vec::new();
-        let trouble = Trouble { crashes: false, failures: false, deletes: false, nulls: false, meanwhile: false };
+        let store = Store::in_memory().expect("a store");
+        let trouble =
+            Trouble { crashes: false, failures: false, deletes: false, merges: false, nulls: false, meanwhile: false };
         let [salesforce, external] = sides(&Arc::new(Mutex::new(World::new(0, trouble))), &Arc::new(Notify::new()));
         for conflicts in [Policy::Latest, Policy::Salesforce, Policy::External, Policy::Manual] {
             for contested in [Contested::DeleteWins, Contested::EditWins, Contested::Ask] {
                 let sync = sync(TwoWayRules { conflicts, contested, change_brake: 1.0 });
-                let prepared = prepare_pairs(&sync, [&salesforce, &external], &|_| None).await.expect("a plan");
+                let prepared = prepare_pairs(&sync, [&salesforce, &external], &store, &|_| None).await.expect("a plan");
                 ways.push((sync, prepared));
             }
         }
@@ -183,7 +186,10 @@ fn check(world: &World, conflicts: &[state::Conflict]) -> Result<(), String> {
     let of_pair = |conflict: &state::Conflict, pair: &String| {
         conflict.external == *pair
             || conflict.salesforce == *pair
-            || world.aliases.get(pair) == Some(&conflict.salesforce)
+            || world
+                .aliases
+                .get(pair)
+                .is_some_and(|names| names.contains(&conflict.salesforce) || names.contains(&conflict.external))
     };
     for (pair, field, value) in &world.overwritten {
         let told = conflicts.iter().any(|conflict| {
@@ -225,10 +231,11 @@ async fn shortest(ways: &Ways, seed: u64, trouble: Trouble, mut found: String) -
             break;
         }
     }
-    let calmer: [fn(&mut Trouble); 5] = [
+    let calmer: [fn(&mut Trouble); 6] = [
         |trouble| trouble.crashes = false,
         |trouble| trouble.failures = false,
         |trouble| trouble.deletes = false,
+        |trouble| trouble.merges = false,
         |trouble| trouble.nulls = false,
         |trouble| trouble.meanwhile = false,
     ];
@@ -250,7 +257,8 @@ async fn after_a_crash_our_own_writes_are_known_for_ours() {
     let (sync, prepared) = &ways.0[0];
     let mut crashed = 0;
     for moment in 1..60 {
-        let trouble = Trouble { crashes: true, failures: false, deletes: false, nulls: false, meanwhile: false };
+        let trouble =
+            Trouble { crashes: true, failures: false, deletes: false, merges: false, nulls: false, meanwhile: false };
         let world = Arc::new(Mutex::new(World::new(moment, trouble)));
         let crash = Arc::new(Notify::new());
         let ends = sides(&world, &crash);
@@ -277,7 +285,7 @@ async fn after_a_crash_our_own_writes_are_known_for_ours() {
             let cells = FIELDS.iter().filter(|names| !names[0].is_empty());
             let cells =
                 cells.map(|names| (names[0].to_owned(), (names[0] == "Ext").then(|| "u1".to_owned()))).collect();
-            let record = world::Record { cells, changed: 100, deleted: None };
+            let record = world::Record { cells, changed: 100, ..world::Record::default() };
             ends[0].world().records[0].insert("S00001".to_owned(), record);
         }
         run(1).await.expect("a first run");
@@ -319,6 +327,7 @@ fn no_history_of_two_sides_loses_anything() {
                             crashes: dice.chance(60),
                             failures: dice.chance(50),
                             deletes: dice.chance(70),
+                            merges: dice.chance(40),
                             nulls: dice.chance(50),
                             meanwhile: dice.chance(70),
                         };

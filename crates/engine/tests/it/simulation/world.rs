@@ -55,6 +55,8 @@ pub(super) struct Trouble {
     pub(super) crashes: bool,
     pub(super) failures: bool,
     pub(super) deletes: bool,
+    /// Salesforce records are merged.
+    pub(super) merges: bool,
     pub(super) nulls: bool,
     /// People edit while the engine runs, not only between its runs.
     pub(super) meanwhile: bool,
@@ -65,6 +67,8 @@ pub(super) struct Record {
     pub(super) cells: BTreeMap<String, Option<String>>,
     pub(super) changed: i64,
     pub(super) deleted: Option<i64>,
+    /// The record that this one was merged into.
+    pub(super) master: Option<String>,
 }
 
 /// An edit by a person: the value, and what stood there when it was made.
@@ -88,7 +92,7 @@ pub(super) struct World {
     /// Edits by pair and field.
     pub(super) edits: BTreeMap<(String, usize), Vec<Edit>>,
     /// Ids of Salesforce records by the key they got later.
-    pub(super) aliases: BTreeMap<String, String>,
+    pub(super) aliases: BTreeMap<String, Vec<String>>,
     /// What the engine overwrote though nobody who wrote the new value had seen the old one: pair, field, value. Each needs
     /// a conflict.
     pub(super) overwritten: Vec<(String, String, Option<String>)>,
@@ -136,7 +140,7 @@ impl World {
     }
 
     fn edits_of(&self, pair: &str, field: usize) -> Vec<Edit> {
-        let alias = self.aliases.get(pair).into_iter();
+        let alias = self.aliases.get(pair).into_iter().flatten();
         let names = alias.chain(std::iter::once(&pair.to_owned())).cloned().collect::<Vec<_>>();
         names.iter().flat_map(|name| self.edits.get(&(name.clone(), field)).cloned().unwrap_or_default()).collect()
     }
@@ -216,6 +220,12 @@ impl World {
             if let Some(record) = self.records[place(side)].get_mut(&id) {
                 (record.deleted, record.changed) = (Some(clock), clock);
             }
+        } else if action < 32 && self.trouble.merges && side == Side::Salesforce && ids.len() > 1 {
+            let winner = ids[self.dice.below(ids.len())].clone();
+            let loser = ids[self.dice.below(ids.len())].clone();
+            if winner != loser {
+                self.merge(&winner, &loser);
+            }
         } else {
             let id = ids[self.dice.below(ids.len())].clone();
             let field = 1 + self.dice.below(4);
@@ -228,6 +238,41 @@ impl World {
                 record.changed = record.changed.max(changed);
                 self.edits.entry((pair, field)).or_default().push(Edit { value, seen });
             }
+        }
+    }
+
+    /// A person merges two records, choosing for each field whose value stays, having seen both.
+    fn merge(&mut self, winner: &str, loser: &str) {
+        let clock = self.clock;
+        let pairs = [self.pair_of(Side::Salesforce, winner), self.pair_of(Side::Salesforce, loser)];
+        let lost = self.records[0][loser].clone();
+        self.log.push(format!("{clock} Salesforce merges {loser} into {winner}"));
+        for (field, names) in FIELDS.iter().enumerate().take(5) {
+            let own = self.records[0][winner].cells[names[0]].clone();
+            let other = lost.cells[names[0]].clone();
+            // One that loses its key does not give it away, as a rule.
+            let takes = self.dice.chance(if field == 0 { 20 } else { 50 });
+            let stays = if takes && other.is_some() { other.clone() } else { own.clone() };
+            self.log.push(format!("  {} stays {stays:?} of {own:?} and {other:?}", names[0]));
+            if let Some(record) = self.records[0].get_mut(winner) {
+                record.cells.insert(names[0].to_owned(), stays.clone());
+                record.changed = record.changed.max(clock);
+            }
+            for pair in pairs.iter().chain([&winner.to_owned(), &loser.to_owned()]) {
+                for seen in [&own, &other] {
+                    let edit = Edit { value: stays.clone(), seen: seen.clone() };
+                    self.edits.entry((pair.clone(), field)).or_default().push(edit);
+                }
+            }
+        }
+        // The two are one history from now on.
+        for pair in &pairs {
+            for name in pairs.iter().chain([&winner.to_owned(), &loser.to_owned()]).filter(|name| *name != pair) {
+                self.aliases.entry(pair.clone()).or_default().push(name.clone());
+            }
+        }
+        if let Some(record) = self.records[0].get_mut(loser) {
+            (record.deleted, record.changed, record.master) = (Some(clock), clock, Some(winner.to_owned()));
         }
     }
 
@@ -317,7 +362,9 @@ impl Memory {
         fields.push(Field { createable: false, updateable: false, ..Field::new("changed", Type::Integer) });
         let key = match self.side {
             Side::Salesforce => {
-                fields.push(Field { createable: false, updateable: false, ..Field::new("Id", Type::Text) });
+                for name in ["Id", "MasterRecordId"] {
+                    fields.push(Field { createable: false, updateable: false, ..Field::new(name, Type::Text) });
+                }
                 "Id"
             }
             Side::External => "id",
@@ -332,6 +379,9 @@ impl Memory {
         let columns = fields.iter().map(|name| {
             let column: ArrayRef = match name.as_str() {
                 "changed" => Arc::new(records.iter().map(|(_, record)| Some(record.changed)).collect::<Int64Array>()),
+                "MasterRecordId" => {
+                    Arc::new(records.iter().map(|(_, record)| record.master.clone()).collect::<StringArray>())
+                }
                 "Id" => Arc::new(records.iter().map(|(id, _)| Some(id.as_str())).collect::<StringArray>()),
                 name => Arc::new(records.iter().map(|(_, record)| record.cells[name].clone()).collect::<StringArray>()),
             };
@@ -351,6 +401,7 @@ impl Memory {
         let records = world.records[place(self.side)].iter();
         records
             .filter(|(_, record)| record.deleted.is_some() == read.deleted && inside(record.changed))
+            .filter(|(_, record)| read.filter.is_none() || record.master.is_some())
             .map(|(id, _)| id.clone())
             .collect()
     }
@@ -517,7 +568,7 @@ impl Memory {
                         (name.to_owned(), written.contains(&name).then(|| text(&changes.records, name)).flatten())
                     })
                     .collect();
-                let record = Record { cells, changed: clock, deleted: None };
+                let record = Record { cells, changed: clock, deleted: None, master: None };
                 world.log.push(format!("{clock} the engine creates {id} {:?}", record.cells));
                 world.records[side].insert(id.clone(), record);
                 world.writes += 1;
@@ -531,7 +582,7 @@ impl Memory {
                     let value = text(&changes.records, name);
                     world.note_overwrite(self.side, &id, name, value.as_deref());
                     if name == "Ext" && world.records[side][&id].cells["Ext"].is_none() {
-                        world.aliases.insert(value.clone().unwrap_or_default(), id.clone());
+                        world.aliases.entry(value.clone().unwrap_or_default()).or_default().push(id.clone());
                     }
                     world.log.push(format!("{clock} the engine sets {id} {name} to {value:?}"));
                     if let Some(record) = world.records[side].get_mut(&id) {

@@ -106,6 +106,12 @@ fn canonical(kind: Type, text: &str) -> String {
     text_of(&column.finish(), 0).expect("a value").into_owned()
 }
 
+const KEY_FIELD: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<CustomField xmlns="http://soap.sforce.com/2006/04/metadata">
+    <fullName>Ext__c</fullName><label>Key outside</label><type>Text</type><length>40</length>
+    <externalId>true</externalId><unique>true</unique><required>false</required>
+</CustomField>"#;
+
 struct Org {
     sandbox: Sandbox,
     client: salesforce::Client,
@@ -113,8 +119,20 @@ struct Org {
 }
 
 impl Org {
-    async fn of(project: &str) -> Result<Self, Failed> {
-        let config = Config { projects: vec![data(project)], ..Config::default() };
+    /// The org of a project; with `keys` its objects have a field `Ext__c` besides, for the key of an external record.
+    async fn of(project: &str, keys: &[String]) -> Result<Self, Failed> {
+        let folder = tempfile::tempdir()?;
+        let added = folder.path().join("keys/force-app/main/default/objects");
+        for object in keys {
+            let fields = added.join(object).join("fields");
+            std::fs::create_dir_all(&fields)?;
+            std::fs::write(fields.join("Ext__c.field-meta.xml"), KEY_FIELD)?;
+        }
+        std::fs::create_dir_all(&added)?;
+        let about = "{\"packageDirectories\": [{\"path\": \"force-app\", \"default\": true}]}";
+        std::fs::write(folder.path().join("keys/sfdx-project.json"), about)?;
+        let projects = vec![data(project), folder.path().join("keys")];
+        let config = Config { projects, ..Config::default() };
         let sandbox = Sandbox::start(config).await?;
         let credentials = salesforce::Credentials::ClientCredentials {
             login_url: sandbox.url().to_owned(),
@@ -122,7 +140,7 @@ impl Org {
             client_secret: "sandbox-secret".to_owned().into(),
         };
         let client = salesforce::Client::new(credentials, salesforce::Settings::default())?;
-        Ok(Self { sandbox, client, folder: tempfile::tempdir()? })
+        Ok(Self { sandbox, client, folder })
     }
 
     /// Loads the sample data as its plan says, by `composite/tree`.
@@ -156,6 +174,28 @@ impl Org {
         Ok(loaded)
     }
 
+    /// Makes the records that a project's sample data lacks.
+    async fn complete(&self, project: &str) -> Result<(), Failed> {
+        if project == "ebikes-lwc" {
+            // The project has no sample orders and cases.
+            let first = async |object: &str| -> Result<String, Failed> {
+                let page = self.client.query(&format!("SELECT Id FROM {object} ORDER BY Id LIMIT 1"), false).await?;
+                Ok(page.records[0]["Id"].as_str().unwrap_or_default().to_owned())
+            };
+            let (account, product) = (first("Account").await?, first("Product__c").await?);
+            for number in 1..4 {
+                let order = json!({"Account__c": account, "Status__c": "Draft"});
+                let order = self.client.create("Order__c", &order).await?;
+                let item = json!({"Order__c": order, "Product__c": product, "Price__c": 99.5, "Qty_S__c": number});
+                self.client.create("Order_Item__c", &item).await?;
+                let case =
+                    json!({"Subject": format!("Squeak {number}"), "Product__c": product, "Description": "two\nlines"});
+                self.client.create("Case", &case).await?;
+            }
+        }
+        Ok(())
+    }
+
     fn bridgehead(&self, arguments: &[&str]) -> Result<String, Failed> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bridgehead"));
         command.arg("-C").arg(self.folder.path()).args(arguments).env("ORG_SECRET", "sandbox-secret");
@@ -165,17 +205,24 @@ impl Org {
         Ok(text)
     }
 
-    /// Writes a project that maps every field of the objects both ways, as far as the org lets it.
-    fn project(&self, database: &Database, objects: &[String]) -> Result<Vec<Entity>, Failed> {
+    /// Writes a project file without syncs, and returns it.
+    fn configure(&self, database: &Database) -> Result<String, Failed> {
         let folder = self.folder.path();
         std::fs::create_dir_all(folder.join("mappings"))?;
-        let mut config = format!(
+        let config = format!(
             "version: 1\nconnections:\n  crm:\n    kind: salesforce\n    url: {}\n    auth: {{ grant: client_credentials, \
              client_id: sandbox, client_secret: \"${{env:ORG_SECRET}}\" }}\n  db: {}\nsyncs:\n",
             self.sandbox.url(),
             database.config()
         );
         std::fs::write(folder.join("bridgehead.yaml"), &config)?;
+        Ok(config)
+    }
+
+    /// Writes a project that maps every field of the objects both ways, as far as the org lets it.
+    fn project(&self, database: &Database, objects: &[String]) -> Result<Vec<Entity>, Failed> {
+        let folder = self.folder.path();
+        let mut config = self.configure(database)?;
         let mut entities = Vec::new();
         for object in objects {
             let entity: Entity = serde_json::from_str(&self.bridgehead(&["discover", "crm", object, "--json"])?)?;
@@ -196,6 +243,51 @@ impl Org {
             std::fs::write(folder.join(format!("mappings/{name}.yaml")), mapping)?;
             config.push_str(&format!("  - {{ sync: {name}_out, mapping: {name}, direction: to_external }}\n"));
             config.push_str(&format!("  - {{ sync: {name}_back, mapping: {name}, direction: to_salesforce }}\n"));
+            entities.push(entity);
+        }
+        std::fs::write(folder.join("bridgehead.yaml"), config)?;
+        Ok(entities)
+    }
+
+    /// Writes a project of two-way syncs of the objects, and makes their tables.
+    async fn two_way(&self, database: &Database, objects: &[String]) -> Result<Vec<Entity>, Failed> {
+        let folder = self.folder.path();
+        let mut config = self.configure(database)?;
+        let mut entities = Vec::new();
+        for object in objects {
+            let entity: Entity = serde_json::from_str(&self.bridgehead(&["discover", "crm", object, "--json"])?)?;
+            let name = object.to_lowercase();
+            let capture = if matches!(database, Database::Sqlite(_)) { "triggers" } else { "log" };
+            let mut mapping = format!(
+                "mapping: {name}\nversion: 1\nsalesforce: {{ connection: crm, object: {object}, key: Ext__c }}\n\
+                 external: {{ connection: db, entity: {}, key: id, capture: {capture} }}\nfields:\n",
+                database.entity(object)
+            );
+            let mut columns = vec!["id varchar(40) PRIMARY KEY NOT NULL".to_owned()];
+            for field in both_ways(&entity, objects) {
+                let column = field.name.to_lowercase();
+                let parent = field.references.first().map(|parent| format!(", lookup: {}", parent.to_lowercase()));
+                mapping.push_str(&format!(
+                    "  - {{ salesforce: {}, external: {column}{} }}\n",
+                    field.name,
+                    parent.unwrap_or_default()
+                ));
+                let native = match field.kind {
+                    Type::Boolean => "boolean".to_owned(),
+                    Type::Integer => "bigint".to_owned(),
+                    Type::Float => "double precision".to_owned(),
+                    Type::Decimal { precision, scale } => format!("decimal({precision},{scale})"),
+                    Type::Date => "date".to_owned(),
+                    Type::Timestamp => "timestamp".to_owned(),
+                    _ => "text".to_owned(),
+                };
+                columns.push(format!("\"{column}\" {native}"));
+            }
+            database.execute(&format!("CREATE TABLE \"{name}\" ({})", columns.join(", "))).await?;
+            std::fs::write(folder.join(format!("mappings/{name}.yaml")), mapping)?;
+            config.push_str(&format!(
+                "  - {{ sync: {name}, mapping: {name}, direction: two_way, deletes: propagate, brake: 1, change_brake: 1 }}\n"
+            ));
             entities.push(entity);
         }
         std::fs::write(folder.join("bridgehead.yaml"), config)?;
@@ -262,26 +354,10 @@ fn change(field: &Field, null: bool) -> Option<String> {
 }
 
 async fn there_and_back(project: &str, database: &Database) -> Result<(), Failed> {
-    let org = Org::of(project).await?;
+    let org = Org::of(project, &[]).await?;
     let loaded = org.load(project).await?;
     assert!(loaded > 20, "{loaded} records of sample data");
-    if project == "ebikes-lwc" {
-        // The project has no sample orders and cases.
-        let first = async |object: &str| -> Result<String, Failed> {
-            let page = org.client.query(&format!("SELECT Id FROM {object} ORDER BY Id LIMIT 1"), false).await?;
-            Ok(page.records[0]["Id"].as_str().unwrap_or_default().to_owned())
-        };
-        let (account, product) = (first("Account").await?, first("Product__c").await?);
-        for number in 1..4 {
-            let order = json!({"Account__c": account, "Status__c": "Draft"});
-            let order = org.client.create("Order__c", &order).await?;
-            let item = json!({"Order__c": order, "Product__c": product, "Price__c": 99.5, "Qty_S__c": number});
-            org.client.create("Order_Item__c", &item).await?;
-            let case =
-                json!({"Subject": format!("Squeak {number}"), "Product__c": product, "Description": "two\nlines"});
-            org.client.create("Case", &case).await?;
-        }
-    }
+    org.complete(project).await?;
     let objects = objects(project)?;
     let entities = org.project(database, &objects)?;
     let outs: Vec<String> = objects.iter().map(|object| format!("{}_out", object.to_lowercase())).collect();
@@ -326,6 +402,123 @@ async fn there_and_back(project: &str, database: &Database) -> Result<(), Failed
         assert_eq!(database.rows(&entity.name, &fields).await?, org.records(entity).await?, "{}", entity.name);
     }
     Ok(())
+}
+
+/// The fields that a two-way sync carries: what can be written, and of references those to other objects of the project.
+fn both_ways<'e>(entity: &'e Entity, objects: &[String]) -> Vec<&'e Field> {
+    let known = |field: &Field| match &field.references[..] {
+        [] => true,
+        [only] => objects.contains(only),
+        _ => false,
+    };
+    // A detail's master is given when it is made.
+    let written = |field: &&Field| field.createable && (field.updateable || !field.nillable) && !field.unique;
+    let fields = entity.fields.iter().filter(written);
+    fields.filter(|field| field.name != "Ext__c" && known(field)).collect()
+}
+
+/// Records by their key outside, with references as keys outside.
+fn by_key(records: Records, keys: &BTreeMap<String, String>, fields: &[&Field]) -> Records {
+    let outside = |(id, mut values): (String, BTreeMap<String, Option<String>>)| {
+        let key = values.get("Ext__c").cloned().flatten().unwrap_or(id);
+        values.retain(|name, _| fields.iter().any(|field| field.name == *name));
+        for field in fields.iter().filter(|field| !field.references.is_empty()) {
+            if let Some(Some(id)) = values.get_mut(&field.name) {
+                *id = keys.get(id).cloned().unwrap_or_else(|| format!("{id} has no key"));
+            }
+        }
+        (key, values)
+    };
+    records.into_iter().map(outside).collect()
+}
+
+/// Both sides are edited at once, again and again; in the end they are equal, field by field.
+async fn kept_in_step(project: &str, database: &Database) -> Result<(), Failed> {
+    let objects = objects(project)?;
+    let org = Org::of(project, &objects).await?;
+    org.load(project).await?;
+    org.complete(project).await?;
+    let entities = org.two_way(database, &objects).await?;
+    org.bridgehead(&["check"])?;
+    org.bridgehead(&["run"])?;
+    let equal = async |when: &str| -> Result<Vec<Records>, Failed> {
+        let mut keys = BTreeMap::new();
+        let mut of_org = Vec::new();
+        for entity in &entities {
+            let records = org.records(entity).await?;
+            keys.extend(records.iter().filter_map(|(id, values)| Some((id.clone(), values["Ext__c"].clone()?))));
+            of_org.push(records);
+        }
+        let mut found = Vec::new();
+        for (entity, records) in entities.iter().zip(of_org) {
+            let fields = both_ways(entity, &objects);
+            let there = by_key(records, &keys, &fields);
+            assert!(!there.is_empty(), "{} has records", entity.name);
+            assert_eq!(database.rows(&entity.name, &fields).await?, there, "{} {when}", entity.name);
+            found.push(there);
+        }
+        Ok(found)
+    };
+    let first = equal("after the first run").await?;
+    // Both sides change: some records here, some there, and some on both sides at once.
+    for (entity, records) in entities.iter().zip(&first) {
+        let ids: BTreeMap<String, String> = org
+            .records(entity)
+            .await?
+            .into_iter()
+            .filter_map(|(id, values)| Some((values["Ext__c"].clone()?, id)))
+            .collect();
+        let table = entity.name.to_lowercase();
+        for (at, key) in records.keys().enumerate().take(9) {
+            let fields = both_ways(entity, &objects);
+            let changes: Vec<String> = fields.iter().filter_map(|field| change(field, at % 2 == 0)).collect();
+            if at % 3 != 1 && !changes.is_empty() {
+                let half = &changes[..changes.len().div_ceil(1 + at % 2)];
+                database.execute(&format!("UPDATE \"{table}\" SET {} WHERE id = '{key}'", half.join(", "))).await?;
+            }
+            let texts = fields.iter().filter(|field| {
+                let long = field.length.is_none_or(|length| length >= 20);
+                matches!(field.native.as_str(), "string" | "textarea") && long && field.references.is_empty()
+            });
+            let body: serde_json::Map<String, Value> =
+                texts.map(|field| (field.name.clone(), json!(format!("edit {at}")))).collect();
+            if at % 3 != 0 && !body.is_empty() {
+                org.client.update(&entity.name, &ids[key], &Value::Object(body)).await?;
+            }
+        }
+    }
+    org.bridgehead(&["run"])?;
+    org.bridgehead(&["run"])?;
+    let second = equal("after edits on both sides").await?;
+    assert_ne!(first, second, "edits were made");
+    let told = org.bridgehead(&["conflicts", "list", "--all", "--limit", "1000"])?;
+    assert!(told.contains("decided: salesforce"), "fields were changed on both sides: {told}");
+    // Nothing goes round in circles.
+    for line in org.bridgehead(&["run", "--json"])?.lines() {
+        let report: Value = serde_json::from_str(line)?;
+        let counts = &report["counts"];
+        assert_eq!([&counts["created"], &counts["updated"], &counts["deleted"]], [0, 0, 0], "{report}");
+    }
+    for object in &objects {
+        org.bridgehead(&["capture", "drop", &object.to_lowercase()])?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ebikes_are_kept_in_step_with_postgres() -> Result<(), Failed> {
+    kept_in_step("ebikes-lwc", &Database::postgres("ebikes_both").await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dreamhouse_is_kept_in_step_with_postgres() -> Result<(), Failed> {
+    kept_in_step("dreamhouse-lwc", &Database::postgres("dreamhouse_both").await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dreamhouse_is_kept_in_step_with_sqlite() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    kept_in_step("dreamhouse-lwc", &sqlite(folder.path())?).await
 }
 
 fn sqlite(folder: &Path) -> Result<Database, Failed> {

@@ -20,7 +20,7 @@ const MAPPING: &str = "
 mapping: customers
 version: 1
 salesforce: { connection: crm, object: Account, key: Customer_No__c }
-external: { connection: db, entity: TABLE, key: id, capture: triggers }
+external: { connection: db, entity: TABLE, key: id, capture: log }
 fields:
   - { salesforce: Name, external: name }
   - { salesforce: BillingCity, external: city }
@@ -186,6 +186,7 @@ async fn eight_writers_and_ten_kills_lose_nothing() -> Result<(), Failed> {
     }
     println!("{kills} kills, {} conflicts", conflicts.len());
     assert!(!conflicts.is_empty(), "people did edit the same field at the same time");
+    bench.expect(&["capture", "drop", "both"], 0, &["Removed"]).await?;
     db.batch_execute(&format!("DROP TABLE {table}")).await?;
     Ok(())
 }

@@ -47,16 +47,17 @@ impl Pairing<'_> {
             let link = links.get(&id).cloned();
             pairs.push(Pair { rows: [Some(row), None], link, id, key });
         }
-        let tied = |pair: &&Pair| pair.link.as_ref().is_some_and(|link| link.external == pair.key);
-        let names: Vec<&str> = pairs.iter().filter(|pair| !tied(pair)).map(|pair| pair.key.as_str()).collect();
-        // Whoever has the key of a record that has no link may be another Salesforce record.
-        let holders = self.store.links(&self.sync.definition.mapping, Side::External, &names)?;
-        let rivals: Vec<String> = pairs
-            .iter()
-            .filter_map(|pair| holders.get(&pair.key).filter(|holder| holder.salesforce != pair.id))
-            .map(|holder| holder.salesforce.clone())
-            .collect();
-        let alive = self.alive(&rivals).await?;
+        let (mut holders, mut alive) = self.holders(&pairs).await?;
+        if holders.values().any(|holder| !alive.contains(&holder.salesforce)) {
+            // Who has the key now may have won a merge since the run began.
+            self.follow_recent_merges().await?;
+            let ids: Vec<&str> = pairs.iter().map(|pair| pair.id.as_str()).collect();
+            let mut links = self.store.links(&self.sync.definition.mapping, Side::Salesforce, &ids)?;
+            for pair in &mut pairs {
+                pair.link = links.remove(&pair.id);
+            }
+            (holders, alive) = self.holders(&pairs).await?;
+        }
         let mut commit = PairCommit::default();
         pairs.retain(|pair| {
             let rival = holders.get(&pair.key).filter(|holder| holder.salesforce != pair.id);
@@ -82,6 +83,20 @@ impl Pairing<'_> {
             pair.rows[1] = places.get(&pair.key).copied();
         }
         self.settle_pairs([batch, others], pairs).await
+    }
+
+    /// Returns the links of other Salesforce records than those of the pairs to the pairs' keys, and which of these records
+    /// are there.
+    async fn holders(&mut self, pairs: &[Pair]) -> Result<(HashMap<String, Link>, HashSet<String>), Error> {
+        let tied = |pair: &&Pair| pair.link.as_ref().is_some_and(|link| link.external == pair.key);
+        let names: Vec<&str> = pairs.iter().filter(|pair| !tied(pair)).map(|pair| pair.key.as_str()).collect();
+        // Whoever has the key of a record that has no link may be another Salesforce record.
+        let mut holders = self.store.links(&self.sync.definition.mapping, Side::External, &names)?;
+        let own: HashSet<(&str, &str)> = pairs.iter().map(|pair| (pair.key.as_str(), pair.id.as_str())).collect();
+        holders.retain(|key, holder| !own.contains(&(key.as_str(), holder.salesforce.as_str())));
+        let rivals: Vec<String> = holders.values().map(|holder| holder.salesforce.clone()).collect();
+        let alive = self.alive(&rivals).await?;
+        Ok((holders, alive))
     }
 
     pub(super) async fn settle_external(

@@ -90,6 +90,16 @@ impl Pairing<'_> {
         self.commit(&commit)
     }
 
+    /// Follows what was merged up to now, where something is gone: it is not to be taken for deleted.
+    pub(super) async fn follow_recent_merges(&mut self) -> Result<(), Error> {
+        if self.entity(Side::Salesforce).field(MASTER).is_none() {
+            return Ok(());
+        }
+        let until = self.end(Side::Salesforce).now(self.entity(Side::Salesforce)).await?;
+        let window = self.merged_since.clone().zip(until);
+        self.follow_merges(window.map(|(since, until)| Window { since: Some(since), until })).await
+    }
+
     /// True when a Salesforce record has the key of one that was merged into it, though it is tied to another: it gets its
     /// own back.
     pub(super) fn took_over(&self, link: &Link, key: &str) -> bool {

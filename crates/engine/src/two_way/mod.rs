@@ -741,10 +741,7 @@ impl Pairing<'_> {
     /// Deletes what is gone from one side, behind the brake.
     async fn delete_gone(&mut self) -> Result<(), Error> {
         if !self.gone.is_empty() {
-            // What was merged since the run began is not to be taken for deleted.
-            let until = self.end(Side::Salesforce).now(self.entity(Side::Salesforce)).await?;
-            let window = self.merged_since.clone().zip(until);
-            self.follow_merges(window.map(|(since, until)| Window { since: Some(since), until })).await?;
+            self.follow_recent_merges().await?;
         }
         let mut gone = std::mem::take(&mut self.gone);
         gone.sort_by(|left, right| (&left.salesforce, &left.external).cmp(&(&right.salesforce, &right.external)));

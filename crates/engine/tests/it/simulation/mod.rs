@@ -213,6 +213,12 @@ fn check(world: &World, conflicts: &[state::Conflict]) -> Result<(), String> {
             }
         }
     }
+    for key in &world.revived {
+        let asked = |conflict: &&state::Conflict| conflict.external == *key && conflict.field.is_empty();
+        if !conflicts.iter().filter(asked).any(|conflict| conflict.state == "done" || conflict.state == "resolved") {
+            return Err(format!("{key} was merged into another, and is there again though nobody said so"));
+        }
+    }
     for (pair, field) in &world.undone {
         if !conflicts.iter().any(|conflict| of_pair(conflict, pair) && conflict.field.is_empty()) {
             return Err(format!("{pair} was deleted with an edit of {field} in it, and no conflict tells of it"));

@@ -98,6 +98,8 @@ pub(super) struct World {
     pub(super) overwritten: Vec<(String, String, Option<String>)>,
     /// Records that the engine deleted though their last edits had not been seen where they were deleted.
     pub(super) undone: Vec<(String, String)>,
+    /// Keys of external records that the engine made a Salesforce record for though theirs was merged into another.
+    pub(super) revived: Vec<String>,
     pub(super) writes: u64,
     pub(super) created_by_people: usize,
     pub(super) crash_in: Option<u32>,
@@ -117,6 +119,7 @@ impl World {
             aliases: BTreeMap::new(),
             overwritten: Vec::new(),
             undone: Vec::new(),
+            revived: Vec::new(),
             writes: 0,
             created_by_people: 0,
             crash_in: None,
@@ -558,6 +561,10 @@ impl Memory {
                 let id = match self.side {
                     Side::External => id,
                     Side::Salesforce => {
+                        let mut merged = world.records[0].values().filter(|record| record.master.is_some());
+                        if merged.any(|record| record.cells[key] == wanted) {
+                            world.revived.extend(wanted.clone());
+                        }
                         world.made += 1;
                         format!("S{:05}", world.made)
                     }

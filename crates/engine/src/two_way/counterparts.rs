@@ -1,5 +1,6 @@
 //! Rows of one side brought together with their counterparts on the other.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use arrow::array::RecordBatch;
@@ -108,6 +109,14 @@ impl Pairing<'_> {
             return Ok(());
         }
         let keys: Vec<String> = (0..batch.num_rows()).map(|row| cell(&batch, 0, row)).collect();
+        let begun: HashSet<&str> = self.intents.keys().map(|(_, key)| key.as_str()).collect();
+        let mut links = Cow::Borrowed(links);
+        if keys.iter().any(|key| begun.contains(key.as_str()) && !links.contains_key(key)) {
+            // Its counterpart may have been made by a run that was cut off, and merged into another since.
+            self.follow_recent_merges().await?;
+            let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+            links = Cow::Owned(self.store.links(&self.sync.definition.mapping, Side::External, &names)?);
+        }
         let (mut ids, mut unlinked) = (Vec::new(), Vec::new());
         for key in &keys {
             match links.get(key) {

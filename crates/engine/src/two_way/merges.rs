@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use endpoint::{Read, Window};
 use futures::StreamExt as _;
-use model::Side;
+use model::{RecordError, Side};
 use state::{Link, PairCommit};
 
 use super::Pairing;
+use super::pair::Pair;
 use crate::chunk::cell;
 use crate::report::Error;
 
@@ -44,8 +45,9 @@ impl Pairing<'_> {
             return Ok(());
         }
         let losers: Vec<&str> = into.keys().map(String::as_str).collect();
-        let mapping = &self.sync.definition.mapping;
+        let mapping = self.sync.definition.mapping.as_str();
         let mut lost: Vec<Link> = self.store.links(mapping, Side::Salesforce, &losers)?.into_values().collect();
+        lost.extend(self.never_stored(&last_keys).await?);
         lost.sort_by(|left, right| left.salesforce.cmp(&right.salesforce));
         let of_loser: Vec<String> = lost.iter().map(|link| winner(&into, &link.salesforce)).collect();
         let mut winners: Vec<String> = losers.iter().map(|loser| winner(&into, loser)).collect();
@@ -88,6 +90,52 @@ impl Pairing<'_> {
         }
         self.gone.retain(|link| !followed.contains(&link.external));
         self.commit(&commit)
+    }
+
+    /// Returns links of losers that were never stored, though the external record of their key is there: a run was cut off
+    /// before it could, or they were merged before they were paired.
+    async fn never_stored(&mut self, last_keys: &HashMap<String, String>) -> Result<Vec<Link>, Error> {
+        let mapping = self.sync.definition.mapping.as_str();
+        let keyed: Vec<(&String, &String)> = last_keys.iter().filter(|(_, key)| !key.is_empty()).collect();
+        let (ids, keys): (Vec<&str>, Vec<&str>) = keyed.iter().map(|(id, key)| (id.as_str(), key.as_str())).unzip();
+        let tied = self.store.links(mapping, Side::Salesforce, &ids)?;
+        let held = self.store.links(mapping, Side::External, &keys)?;
+        let open: Vec<(&String, &String)> =
+            keyed.into_iter().filter(|(id, key)| !tied.contains_key(*id) && !held.contains_key(*key)).collect();
+        let name = self.prepared.fields[1][0].clone();
+        let wanted: Vec<String> = open.iter().map(|(_, key)| (*key).clone()).collect();
+        let there = self.fetch(Side::External, &name, &wanted).await?;
+        let there: HashSet<String> = (0..there.num_rows()).map(|row| cell(&there, 0, row)).collect();
+        let links = open.into_iter().filter(|(_, key)| there.contains(*key)).map(|(loser, key)| {
+            // What a run was about to write is what was agreed on.
+            let mut base = vec![None; self.layouts.fields.len()];
+            for id in [loser.as_str(), ""] {
+                let intent = self.intents.get(&(id.to_owned(), key.clone()));
+                for half in intent.and_then(|intent| self.read_intent(&intent.body)).into_iter().flatten() {
+                    for (agreed, written) in base.iter_mut().zip(half) {
+                        *agreed = agreed.or(written);
+                    }
+                }
+            }
+            let base = self.layouts.encode(&base);
+            Link { salesforce: loser.clone(), external: key.clone(), side: Side::External, base, seen: 0 }
+        });
+        let links: Vec<Link> = links.collect();
+        let commit = PairCommit { links: links.clone(), ..PairCommit::default() };
+        self.store.commit_pairs(&self.sync.name, mapping, self.report.run, &commit)?;
+        Ok(links)
+    }
+
+    /// True when an external record must not be made in Salesforce: there it was merged into another. A person may ask
+    /// for it.
+    pub(super) fn was_merged(&self, pair: &Pair, commit: &mut PairCommit) -> bool {
+        let Some(into) = self.merged.get(&pair.key).filter(|_| !self.options.replay) else { return false };
+        let message = format!(
+            "its Salesforce record was merged into that of {into}; delete it, or make it again there by `dead-letters replay`"
+        );
+        let error = RecordError::rejected("MERGED", message);
+        self.bury(commit, Side::External, &pair.key, String::new(), &error);
+        true
     }
 
     /// Follows what was merged up to now, where something is gone: it is not to be taken for deleted.

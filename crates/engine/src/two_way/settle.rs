@@ -188,12 +188,15 @@ impl Pairing<'_> {
             };
             match &one.decision {
                 Decision::Forget | Decision::Leave => {}
+                // What is gone is decided about at the end: behind the brake, and knowing what was merged.
+                Decision::Delete { .. } | Decision::Create { contested: true, .. } | Decision::Ask { .. }
+                    if !self.deleting =>
+                {
+                    self.gone.extend(pair.link.clone());
+                    continue;
+                }
                 Decision::Ask { .. } => one.conflicts.push(self.conflict(pair, None, None, None, [None, None])),
                 Decision::Delete { side, contested } => {
-                    if !self.deleting {
-                        self.gone.extend(pair.link.clone());
-                        continue;
-                    }
                     if *contested {
                         one.conflicts.push(self.conflict(pair, None, None, Some(side.other()), [None, None]));
                     }
@@ -203,7 +206,10 @@ impl Pairing<'_> {
                     if pair.link.is_none() && self.stays_undone(pair) {
                         continue;
                     }
-                    if *side == Side::Salesforce && pair.link.is_none() && self.is_questioned(pair, commit) {
+                    if *side == Side::Salesforce
+                        && pair.link.is_none()
+                        && (self.was_merged(pair, commit) || self.is_questioned(pair, commit))
+                    {
                         continue;
                     }
                     if *contested {

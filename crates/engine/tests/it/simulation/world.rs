@@ -561,8 +561,9 @@ impl Memory {
                 let id = match self.side {
                     Side::External => id,
                     Side::Salesforce => {
-                        let mut merged = world.records[0].values().filter(|record| record.master.is_some());
-                        if merged.any(|record| record.cells[key] == wanted) {
+                        let held = world.records[0].values().filter(|record| record.cells[key] == wanted);
+                        let last = held.max_by_key(|record| record.deleted);
+                        if last.is_some_and(|record| record.master.is_some()) {
                             world.revived.extend(wanted.clone());
                         }
                         world.made += 1;

@@ -2,8 +2,11 @@
 //!
 //! `bench two-way [PAIRS]`: how fast pairs go through merge and link store.
 //!
+//! `bench links [COUNT]`: how fast links are written and found, as they become many.
+//!
 //! Prints one line a measurement. Nothing is asserted: a machine that is busy is slower, and that is no bug.
 
+mod links;
 mod two_way;
 
 use std::error::Error;
@@ -33,7 +36,10 @@ async fn main() -> Result<(), Failed> {
     if arguments.first().is_some_and(|what| what == "two-way") {
         return two_way::run(usize::try_from(number(1, 1_000_000))?).await;
     }
-    println!("usage: bench sandbox [RECORDS] [SECONDS] | two-way [PAIRS]");
+    if arguments.first().is_some_and(|what| what == "links") {
+        return links::run(usize::try_from(number(1, 10_000_000))?);
+    }
+    println!("usage: bench sandbox [RECORDS] [SECONDS] | two-way [PAIRS] | links [COUNT]");
     Ok(())
 }
 

@@ -24,6 +24,8 @@ pub struct Definition {
     pub permission_sets: BTreeMap<String, Permissions>,
     /// Rules against duplicates.
     pub duplicate_rules: Vec<DuplicateRule>,
+    /// Objects whose changes are published as events, besides those that a project selects; `*` for all.
+    pub change_data_capture: Vec<String>,
     /// Record locks.
     pub locks: Locks,
     /// Bulk jobs.

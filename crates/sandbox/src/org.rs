@@ -17,6 +17,7 @@ use crate::chaos::Chaos;
 use crate::cursors::Cursors;
 use crate::definition::{self, App, Definition};
 use crate::error::{Answered, ApiError};
+use crate::events::{Bus, Streams, Transaction};
 use crate::faults::Faults;
 use crate::journal::Journal;
 use crate::locks::Locks;
@@ -122,6 +123,8 @@ pub(crate) struct Viewed {
 struct Records {
     connection: Connection,
     serials: Serials,
+    /// What the transaction at work has published.
+    transaction: Transaction,
 }
 
 /// Connections that only read.
@@ -164,6 +167,10 @@ pub(crate) struct Org {
     pub(crate) faults: Faults,
     pub(crate) chaos: Chaos,
     pub(crate) journal: Journal,
+    /// Objects whose changes are published; `*` for all.
+    selected: Vec<String>,
+    pub(crate) bus: Bus,
+    pub(crate) streams: Streams,
     requests: AtomicU64,
 }
 
@@ -205,7 +212,11 @@ impl Org {
             locks: Locks::new(config.definition.locks),
             recent: Mutex::default(),
             clock: AtomicI64::new(0),
-            records: ReentrantMutex::new(RefCell::new(Records { connection, serials: Serials::new() })),
+            records: ReentrantMutex::new(RefCell::new(Records {
+                connection,
+                serials: Serials::new(),
+                transaction: Transaction::default(),
+            })),
             readers: Mutex::default(),
             returned: Condvar::new(),
             file,
@@ -214,10 +225,17 @@ impl Org {
             faults: Faults::new(config.api_calls),
             chaos: Chaos::default(),
             journal: Journal::default(),
+            selected: Vec::new(),
+            bus: Bus::default(),
+            streams: Streams::default(),
             requests: AtomicU64::new(0),
             config,
         };
         org.seed().map_err(|error| StartError::Seed(error.message))?;
+        org.selected = org.config.definition.change_data_capture.clone();
+        for folder in &org.config.projects {
+            org.selected.extend(project::selected(folder));
+        }
         if let Some(token) = org.config.access_token.clone() {
             org.open_session(token, org.system.clone());
         }
@@ -392,10 +410,15 @@ impl Org {
     pub(crate) fn transaction<T, E>(&self, steps: impl FnOnce() -> Result<T, E>) -> Answered<Result<T, E>> {
         let records = self.records.lock();
         begin(&records.borrow().connection)?;
+        records.borrow_mut().transaction = Transaction::default();
         let outer = AMBIENT.replace(std::ptr::from_ref(self).addr());
         let result = steps();
         AMBIENT.set(outer);
-        records.borrow().connection.execute_batch(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        let records = records.borrow();
+        records.connection.execute_batch(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        if result.is_ok() {
+            self.bus.tell(records.transaction.last);
+        }
         Ok(result)
     }
 
@@ -422,19 +445,21 @@ impl Org {
             let nested = self.in_transaction();
             let guard = self.records.lock();
             let mut records = guard.borrow_mut();
-            let Records { connection, serials } = &mut *records;
+            let Records { connection, serials, transaction } = &mut *records;
             if nested {
                 connection.execute_batch("SAVEPOINT step")?;
             } else {
                 begin(connection)?;
+                *transaction = Transaction::default();
             }
+            let now = self.now();
             let mut store = Store {
                 schema: &caller.schema,
                 all: &self.schema,
                 connection,
                 serials,
                 user: &caller.user_id,
-                now: stamp(self.now()),
+                now: stamp(now),
                 chaos: &self.chaos,
                 username: &caller.username,
                 options,
@@ -442,8 +467,15 @@ impl Org {
                 locks: &self.locks,
                 touched: Vec::new(),
                 contended: false,
+                selected: &self.selected,
+                pending: Vec::new(),
             };
-            let result = write(&mut store);
+            let mut result = write(&mut store);
+            if result.is_ok()
+                && let Err(error) = store.publish(transaction, now.timestamp_millis())
+            {
+                result = Err(error);
+            }
             let (touched, contended) = (std::mem::take(&mut store.touched), store.contended);
             if contended && !nested && std::time::Instant::now() < deadline {
                 connection.execute_batch("ROLLBACK")?;
@@ -458,6 +490,10 @@ impl Org {
                 (true, true) => "RELEASE step",
                 (true, false) => "ROLLBACK TO step; RELEASE step",
             })?;
+            if result.is_ok() && !nested && transaction.last > 0 {
+                self.sweep_events(connection, transaction.last)?;
+                self.bus.tell(transaction.last);
+            }
             if result.is_ok() && !touched.is_empty() {
                 self.locks.keep(touched);
                 drop(records);

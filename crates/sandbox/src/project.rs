@@ -52,6 +52,32 @@ pub(crate) fn load(schema: &mut Schema, folder: &Path) -> Result<Vec<String>, Pr
     Ok(notes)
 }
 
+/// Returns the objects whose changes a project lets the org publish, by its channel members.
+pub(crate) fn selected(folder: &Path) -> Vec<String> {
+    let mut objects = Vec::new();
+    let mut folders = vec![(folder.to_owned(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        for path in entries(&folder).unwrap_or_default() {
+            let is_member = path.to_string_lossy().ends_with(".platformEventChannelMember-meta.xml");
+            if path.is_dir() && depth < 12 {
+                folders.push((path, depth + 1));
+            } else if let Some(event) = is_member.then(|| member(&path)).flatten() {
+                objects.push(match event.strip_suffix("__ChangeEvent") {
+                    Some(stem) => format!("{stem}__c"),
+                    None => event.strip_suffix("ChangeEvent").unwrap_or(&event).to_owned(),
+                });
+            }
+        }
+    }
+    objects
+}
+
+/// Returns the event that a channel member selects.
+fn member(path: &Path) -> Option<String> {
+    let text = read(path).ok()?;
+    tree(&text).ok()?.text("selectedEntity").map(str::to_owned)
+}
+
 fn read(path: &Path) -> Result<String, ProjectError> {
     std::fs::read_to_string(path).map_err(|source| ProjectError::Unreadable { path: path.to_owned(), source })
 }

@@ -20,6 +20,7 @@ use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::chaos::{Fault, Rule, Subject};
 use crate::error::ApiError;
+use crate::events::set_origin;
 use crate::org::{Config, Org, StartError};
 use crate::rest::{Answer, Call, FilePart, form, versions};
 
@@ -184,8 +185,12 @@ async fn handle(State(org): State<Arc<Org>>, ConnectInfo(peer): ConnectInfo<Sock
     if of_api && let Some(broken) = edge(&org, &call, target).await {
         return broken;
     }
+    let streams = call.path.first().is_some_and(|step| step == "cometd");
     let answer = if let Some(answer) = take_body(&org, &mut call, body).await {
         answer
+    } else if streams {
+        let signed_in = authorised(&org, &mut call).is_ok();
+        org.cometd(&call, signed_in).await
     } else {
         let (worker, mut own) = (org.clone(), call.clone());
         let done = tokio::task::spawn_blocking(move || {
@@ -300,8 +305,18 @@ fn lower(headers: &HeaderMap) -> HashMap<String, String> {
         .collect()
 }
 
+/// Says how a call reaches the org, as events of changes do.
+fn origin(call: &Call) -> String {
+    let version = call.path.iter().find_map(|step| step.strip_prefix('v').filter(|rest| rest.contains('.')));
+    let options = call.header("sforce-call-options").unwrap_or_default();
+    let client = options.split(',').find_map(|option| option.trim().strip_prefix("client="));
+    let client = client.map(|name| format!(";client={name}")).unwrap_or_default();
+    format!("com/salesforce/api/rest/{}{client}", version.unwrap_or("66.0"))
+}
+
 /// Answers a call whose body is read; blocks on the org's records.
 fn answer(org: &Arc<Org>, call: &mut Call, from: IpAddr) -> Answer {
+    set_origin(origin(call));
     let path = call.path.clone();
     let steps: Vec<&str> = path.iter().map(String::as_str).collect();
     match steps.as_slice() {

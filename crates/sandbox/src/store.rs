@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::chaos::{Chaos, Fault, Subject};
 use crate::content;
 use crate::error::{Answered, ApiError};
+use crate::events::{ChangeKind, Pending};
 use crate::id;
 use crate::locks::{Locks, contended};
 use crate::schema::{Field, Kind, Object, Schema};
@@ -18,6 +19,7 @@ use crate::value::coerce;
 /// and references.
 pub(crate) fn migrate(connection: &Connection, schema: &Schema) -> rusqlite::Result<()> {
     content::migrate(connection)?;
+    crate::events::migrate(connection)?;
     // What a delete took along, so that an undelete brings it back.
     connection.execute_batch(
         "CREATE TABLE IF NOT EXISTS _bin (id TEXT PRIMARY KEY, object TEXT NOT NULL, root TEXT NOT NULL);
@@ -109,6 +111,10 @@ pub(crate) struct Store<'o> {
     pub(crate) touched: Vec<String>,
     /// True once a record was met that another transaction holds.
     pub(crate) contended: bool,
+    /// Objects whose changes are published; `*` for all.
+    pub(crate) selected: &'o [String],
+    /// What is published when the transaction ends well.
+    pub(crate) pending: Vec<Pending>,
 }
 
 impl Store<'_> {
@@ -117,9 +123,11 @@ impl Store<'_> {
         let connection = self.connection;
         let step = |sql: &str| connection.prepare_cached(sql)?.execute([]).map(drop);
         step("SAVEPOINT record")?;
+        let before = self.pending.len();
         let result = write(self);
         if result.is_err() {
             step("ROLLBACK TO record")?;
+            self.pending.truncate(before);
         }
         step("RELEASE record")?;
         result
@@ -202,6 +210,14 @@ impl Store<'_> {
         let serial = self.next_serial(object)?;
         let id = id::make(&object.prefix, serial);
         if object.is_event() {
+            let fields = row.iter().filter(|(field, _)| field.custom);
+            let fields =
+                fields.map(|(field, value)| (field.name.clone(), crate::value::json(field.kind, value.into())));
+            self.pending.push(Pending::Platform {
+                object: object.name.clone(),
+                id: id.clone(),
+                fields: fields.collect(),
+            });
             return Ok(id);
         }
         for field in object.stored() {
@@ -227,6 +243,7 @@ impl Store<'_> {
             let bytes = files.first().map_or(&[][..], |(_, bytes)| bytes.as_slice());
             self.complete_content(&id, written, bytes)?;
         }
+        self.note(object, &id, ChangeKind::Create, &[])?;
         Ok(id)
     }
 
@@ -271,9 +288,10 @@ impl Store<'_> {
         }
         let sets: Vec<String> = row.iter().map(|(field, _)| format!("{}=?", quoted(&field.name))).collect();
         let sql = format!("UPDATE {} SET {} WHERE \"Id\"=?", quoted(&object.name), sets.join(","));
-        let values = row.into_iter().map(|(_, value)| value).chain(std::iter::once(Sql::Text(id)));
+        let changed = self.differing(object, &id, &row)?;
+        let values = row.into_iter().map(|(_, value)| value).chain(std::iter::once(Sql::Text(id.clone())));
         self.connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
-        Ok(())
+        self.note(object, &id, ChangeKind::Update, &changed)
     }
 
     /// Creates or changes the record whose `key` field holds `value`; returns its id and whether it is new.
@@ -367,6 +385,7 @@ impl Store<'_> {
                 self.connection.prepare_cached(&sql)?.execute([&self.now, &self.now, id])?;
             }
         }
+        self.note(object, id, ChangeKind::Delete, &[])?;
         if hard {
             self.purge_row(object, id)
         } else {
@@ -454,6 +473,7 @@ impl Store<'_> {
             let object = self.all.object(&object).ok_or_else(ApiError::not_found)?;
             self.mark(object, &id, false)?;
             self.connection.prepare_cached("DELETE FROM _bin WHERE id=?")?.execute([&id])?;
+            self.note(object, &id, ChangeKind::Undelete, &[])?;
         }
         Ok(())
     }

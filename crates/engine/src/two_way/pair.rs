@@ -67,6 +67,14 @@ impl Prints {
         }
     }
 
+    /// Takes the prints of a field from others of as many rows and fields.
+    pub(super) fn copy(&mut self, field: usize, from: &Self) {
+        let places = self.values.iter_mut().skip(field).step_by(self.fields.max(1));
+        for (place, print) in places.zip(from.values.iter().skip(field).step_by(self.fields.max(1))) {
+            *place = *print;
+        }
+    }
+
     /// Returns the prints of a row.
     pub(super) fn row(&self, row: usize) -> &[Print] {
         &self.values[row * self.fields..(row + 1) * self.fields]

@@ -14,10 +14,34 @@ use crate::merge::{Base, Decision, Half, Print, Way, merge, place};
 use crate::report::Error;
 use crate::run::millis;
 
+/// Rows for which a thread of its own is worth starting.
+const WORTH_A_THREAD: usize = 512;
+
 impl Pairing<'_> {
-    /// Maps the rows of a side, and takes the prints of all their values.
-    pub(super) fn load(&mut self, side: Side, batch: RecordBatch) -> Result<Loaded, Error> {
+    /// Maps the rows of both sides, and takes the prints of all their values; many of them on two cores.
+    pub(super) fn load(&mut self, [ours, theirs]: [RecordBatch; 2]) -> Result<[Loaded; 2], Error> {
         let begun = Instant::now();
+        let this = &*self;
+        let halves = if ours.num_rows() + theirs.num_rows() < WORTH_A_THREAD {
+            [this.half(Side::Salesforce, ours), this.half(Side::External, theirs)]
+        } else {
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| this.half(Side::Salesforce, ours));
+                let theirs = this.half(Side::External, theirs);
+                let ours = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                [ours, theirs]
+            })
+        };
+        let [ours, theirs] = halves;
+        let halves = [ours?, theirs?];
+        let mapped = halves.iter().filter_map(|half| half.mapped.as_ref());
+        self.report.counts.warnings += mapped.map(|mapped| mapped.warnings).sum::<u64>();
+        self.report.map_ms += millis(begun);
+        Ok(halves)
+    }
+
+    /// Maps the rows of one side, and takes the prints of all their values.
+    fn half(&self, side: Side, batch: RecordBatch) -> Result<Loaded, Error> {
         self.refuse_future(side, &batch)?;
         let prepared = self.prepared;
         let plan = prepared.plan.from(side);
@@ -28,9 +52,7 @@ impl Pairing<'_> {
         if rows > 0 {
             let columns: Vec<usize> = (0..plan.source_fields.len()).collect();
             let own = batch.project(&columns).map_err(self.batch_error())?;
-            let done = plan.apply(&own, &links).map_err(self.batch_error())?;
-            self.report.counts.warnings += done.warnings;
-            mapped = Some(done);
+            mapped = Some(plan.apply(&own, &links).map_err(self.batch_error())?);
         }
         let mut mapped_rows = vec![None; rows];
         let mut refused = HashMap::new();
@@ -49,25 +71,33 @@ impl Pairing<'_> {
         let fields = prepared.plan.fields.len();
         let (mut own, mut across) = (Prints::nulls(rows, fields), Prints::nulls(rows, fields));
         for (at, field) in prepared.plan.fields.iter().enumerate() {
-            if let Some(column) = prepared.own[place(side)][at] {
-                own.put(at, prints(batch.column(column).as_ref()));
+            let column = prepared.own[place(side)][at].map(|column| batch.column(column));
+            if let Some(column) = column {
+                own.put(at, prints(column.as_ref()));
             }
-            let made: Option<Vec<Print>> = field
-                .given(side.other())
-                .zip(mapped.as_ref())
-                .map(|(column, mapped)| prints(mapped.records.column(column).as_ref()).collect());
+            let made = field.given(side.other()).zip(mapped.as_ref()).map(|(column, mapped)| {
+                let made = mapped.records.column(column);
+                (made, mapped.rows.len() == rows)
+            });
             let outdated = self.outdated(side, at, &batch)?;
-            across.put(
-                at,
-                mapped_rows.iter().enumerate().map(|(row, at)| match (at, &made) {
-                    (Some(_), _) if outdated.contains(&row) => UNMAPPED,
-                    (Some(at), Some(made)) => made[*at],
-                    (None, _) => UNMAPPED,
-                    (_, None) => 0,
-                }),
-            );
+            match (made, column) {
+                // What is carried over as it is has the prints that it has.
+                (Some((made, true)), Some(column))
+                    if outdated.is_empty() && made.to_data().ptr_eq(&column.to_data()) =>
+                {
+                    across.copy(at, &own);
+                }
+                (Some((made, _)), _) => {
+                    let made: Vec<Print> = prints(made.as_ref()).collect();
+                    let of_row = |(row, at): (usize, &Option<usize>)| match at {
+                        Some(at) if !outdated.contains(&row) => made[*at],
+                        _ => UNMAPPED,
+                    };
+                    across.put(at, mapped_rows.iter().enumerate().map(of_row));
+                }
+                (None, _) => across.put(at, mapped_rows.iter().map(|at| if at.is_some() { 0 } else { UNMAPPED })),
+            }
         }
-        self.report.map_ms += millis(begun);
         Ok(Loaded { batch, mapped, mapped_rows, refused, deferred, own, across })
     }
 
@@ -86,8 +116,7 @@ impl Pairing<'_> {
 
     /// Merges pairs, writes them, and stores what became of them.
     pub(super) async fn settle_pairs(&mut self, batches: [RecordBatch; 2], pairs: Vec<Pair>) -> Result<(), Error> {
-        let [ours, theirs] = batches;
-        let halves = [self.load(Side::Salesforce, ours)?, self.load(Side::External, theirs)?];
+        let halves = self.load(batches)?;
         let mut commit = PairCommit::default();
         let (settled, mut writes) = self.decide(&pairs, &halves, &mut commit);
         let mut failed = self.leave_out_refused(&pairs, &halves, &mut writes, &mut commit);

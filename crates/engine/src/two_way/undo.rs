@@ -139,7 +139,7 @@ impl Pairing<'_> {
                 Pair { rows, link, id, key: one.external.clone() }
             })
             .collect();
-        let halves = [self.load(Side::Salesforce, ours)?, self.load(Side::External, theirs)?];
+        let halves = self.load([ours, theirs])?;
         let mut steps: [Vec<Step>; 2] = [Vec::new(), Vec::new()];
         for (at, one) in undoing.iter().enumerate() {
             if let Some(step) = self.step(at, one, &pairs[at], &halves) {

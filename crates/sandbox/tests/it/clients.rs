@@ -52,6 +52,16 @@ async fn jsforce_takes_the_sandbox_for_an_org() -> Result<(), Failed> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn jsforce_listens_to_the_sandbox() -> Result<(), Failed> {
+    crate::provider();
+    let modules = setting("BRIDGEHEAD_TEST_NODE_MODULES")?;
+    let mut config = Config { projects: vec![here("../../../shared/data/ebikes-lwc")], ..Config::default() };
+    config.definition.change_data_capture = vec!["Account".to_owned()];
+    let sandbox = Sandbox::start(config).await?;
+    judged_at(&sandbox, Command::new("node"), "jsforce_streaming.mjs", &[&modules], 4).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_singer_tap_takes_the_sandbox_for_an_org() -> Result<(), Failed> {
     let sandbox = org().await?;
     let client = Client::sign_in(&sandbox).await?;

@@ -4,6 +4,7 @@ mod bulk;
 mod chaos;
 mod clients;
 mod desk;
+mod events;
 mod oauth;
 mod probe;
 mod rest;
@@ -60,6 +61,7 @@ impl Client {
         let url = if path.starts_with("/services/")
             || path == "/"
             || path.starts_with("/sandbox")
+            || path.starts_with("/cometd")
             || path.starts_with("/id/")
         {
             format!("{}{path}", self.base.split("/services").next().unwrap_or_default())

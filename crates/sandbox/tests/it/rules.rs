@@ -95,6 +95,33 @@ async fn deletes_cascade_are_restricted_and_come_back() -> Result<(), Failed> {
 }
 
 #[tokio::test]
+async fn merged_records_leave_what_hung_on_them_to_the_winner() -> Result<(), Failed> {
+    let (_sandbox, client) = open(vec![here("testdata/org")]).await?;
+    let winner = client.create("Account", json!({"Name": "W"})).await?;
+    let loser = client.create("Account", json!({"Name": "L"})).await?;
+    let contact = client.create("Contact", json!({"LastName": "C", "AccountId": loser})).await?;
+    let json = [("content-type", "application/json")];
+    let merge = async |winner: &str, losers: &[&str]| -> Result<u16, Failed> {
+        let body = json!({"winner": winner, "losers": losers}).to_string();
+        Ok(client.raw("POST", "/sandbox/api/merge", &json, body).await?.0)
+    };
+    for (to, losers) in [(&winner, vec![winner.as_str()]), (&winner, vec![contact.as_str()]), (&winner, vec![])] {
+        assert_eq!(merge(to, &losers).await?, 400, "{losers:?}");
+    }
+    assert_eq!(merge(&winner, &[&loser]).await?, 204);
+    let (_, read) = client.call("GET", &format!("/sobjects/Contact/{contact}?fields=AccountId"), None).await?;
+    assert_eq!(read["AccountId"], json!(winner));
+    let soql = format!("SELECT IsDeleted, MasterRecordId FROM Account WHERE Id = '{loser}'");
+    let (_, found) = client.call("GET", &format!("/queryAll?q={}", soql.replace(' ', "+")), None).await?;
+    assert_eq!(
+        [&found["records"][0]["IsDeleted"], &found["records"][0]["MasterRecordId"]],
+        [&json!(true), &json!(winner)]
+    );
+    assert_eq!(merge(&winner, &[&loser]).await?, 404, "it is gone");
+    Ok(())
+}
+
+#[tokio::test]
 async fn duplicates_are_told_blocked_or_allowed() -> Result<(), Failed> {
     let yaml = "duplicate_rules:\n- {name: Same_Account, object: Account, fields: [Name]}\n\
                 - {name: Same_Lead, object: Lead, fields: [LastName, Company], action: block, alert: No twins.}\n";

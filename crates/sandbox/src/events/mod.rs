@@ -1,4 +1,12 @@
-//! Platform events: what is published is checked like a record and kept by nobody.
+//! Events: platform events, changes of records, and those who listen to them.
+
+mod bus;
+mod changes;
+mod streaming;
+
+pub(crate) use bus::{Bus, migrate};
+pub(crate) use changes::{Kind as ChangeKind, Pending, Transaction, set_origin};
+pub(crate) use streaming::Streams;
 
 use serde_json::{Value, json};
 
@@ -20,31 +28,14 @@ impl Org {
         if !object.is_event() {
             return json!({"id": id, "success": true, "errors": []});
         }
-        let digits = self.request_id();
-        let uuid = format!(
-            "{}-{}-4{}-a{}-{}",
-            &digits[..8],
-            &digits[8..12],
-            &digits[13..16],
-            &digits[17..20],
-            &digits[20..32]
-        );
+        let uuid = changes::uuid_of(id);
         json!({"id": id, "success": true,
                "errors": [{"statusCode": "OPERATION_ENQUEUED", "message": uuid, "fields": []}]})
     }
 
     /// Answers `sobjects/{event}/eventSchema`: the event as an Avro record.
     pub(crate) fn event_schema(&self, call: &Call, object: &Object) -> Answered<Answer> {
-        let shown = object.fields.iter().filter(|field| field.custom);
-        let mut fields = vec![
-            json!({"name": "CreatedDate", "type": "long", "doc": "CreatedDate:DateTime"}),
-            json!({"name": "CreatedById", "type": "string", "doc": "CreatedBy:EntityId"}),
-        ];
-        fields.extend(shown.map(avro));
-        let mut schema =
-            json!({"name": object.name, "namespace": "com.sforce.eventbus", "type": "record", "fields": fields});
-        let print = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, schema.to_string().as_bytes());
-        let uuid = print.as_ref().iter().take(11).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        let mut schema = event_record(object);
         // The other format has the fields below a payload.
         if call.query.get("payloadFormat").is_some_and(|format| format.eq_ignore_ascii_case("EXPANDED")) {
             schema = json!({"name": "Event", "namespace": "com.sforce.eventbus", "type": "record", "fields": [
@@ -53,9 +44,26 @@ impl Org {
                     {"name": "event", "type": {"type": "record", "name": "EventMetadata", "fields":
                         [{"name": "replayId", "type": "long"}]}}]}}, {"name": "channel", "type": "string"}]});
         }
-        schema["uuid"] = json!(&uuid[..22]);
+        schema["uuid"] = json!(schema_id(object));
         Ok(Answer::json(200, &schema))
     }
+}
+
+/// Returns a platform event as an Avro record.
+fn event_record(object: &Object) -> Value {
+    let shown = object.fields.iter().filter(|field| field.custom);
+    let mut fields = vec![
+        json!({"name": "CreatedDate", "type": "long", "doc": "CreatedDate:DateTime"}),
+        json!({"name": "CreatedById", "type": "string", "doc": "CreatedBy:EntityId"}),
+    ];
+    fields.extend(shown.map(avro));
+    json!({"name": object.name, "namespace": "com.sforce.eventbus", "type": "record", "fields": fields})
+}
+
+/// Returns what the schema of an object's events is known by; it is another when a field is.
+fn schema_id(object: &Object) -> String {
+    let print = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, event_record(object).to_string().as_bytes());
+    print.as_ref().iter().take(11).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn avro(field: &Field) -> Value {

@@ -1,0 +1,252 @@
+//! Change Data Capture: each write of a record of a selected object becomes an event, in the transaction that made it.
+
+use std::cell::RefCell;
+
+use rusqlite::params;
+use rusqlite::types::Value as Sql;
+use serde_json::{Map, Value, json};
+
+use super::schema_id;
+use crate::error::Answered;
+use crate::schema::{Field, Object};
+use crate::store::{Store, quoted};
+use crate::value;
+
+/// System fields that no event carries.
+const LEFT_OUT: [&str; 8] = [
+    "Id",
+    "IsDeleted",
+    "SystemModstamp",
+    "MasterRecordId",
+    "LastActivityDate",
+    "LastViewedDate",
+    "LastReferencedDate",
+    "PhotoUrl",
+];
+/// Most records that one event is about. The platform's own bound is not published.
+const MERGED: usize = 200;
+
+thread_local! {
+    /// How the call at hand reaches the org, as its events say.
+    static ORIGIN: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Says how the calls of this thread reach the org from now on.
+pub(crate) fn set_origin(origin: String) {
+    ORIGIN.set(origin);
+}
+
+/// What happened to a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Create,
+    Update,
+    Delete,
+    Undelete,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Undelete => "UNDELETE",
+        }
+    }
+}
+
+/// An event that is published when its transaction ends well.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    /// Records changed alike.
+    Change {
+        object: String,
+        ids: Vec<String>,
+        kind: Kind,
+        fields: Map<String, Value>,
+        changed: Vec<String>,
+        nulled: Vec<String>,
+    },
+    /// A platform event, by its id.
+    Platform { object: String, id: String, fields: Map<String, Value> },
+}
+
+/// A transaction that publishes.
+#[derive(Debug, Default)]
+pub(crate) struct Transaction {
+    key: String,
+    events: u32,
+    /// Number of its first event, which is that of the commit.
+    first: i64,
+    /// Number of its last event.
+    pub(crate) last: i64,
+}
+
+impl Object {
+    /// Returns the event that tells of changes of this object.
+    pub(crate) fn change_event(&self) -> String {
+        match self.name.strip_suffix("__c") {
+            Some(stem) => format!("{stem}__ChangeEvent"),
+            None => format!("{}ChangeEvent", self.name),
+        }
+    }
+}
+
+fn told(field: &Field) -> bool {
+    field.formula.is_none() && !field.calculated && !LEFT_OUT.contains(&field.name.as_str())
+}
+
+/// Returns the name that a field has in an event: parts of addresses and names stand inside them.
+fn path_of(object: &Object, field: &Field) -> (Option<String>, String) {
+    let of_person = ["Salutation", "FirstName", "MiddleName", "LastName", "Suffix"].contains(&field.name.as_str());
+    if of_person && object.field("LastName").is_some() {
+        return (Some("Name".to_owned()), field.name.clone());
+    }
+    match &field.compound {
+        Some(whole) if object.field(whole).is_some_and(|whole| whole.kind.compound()) => {
+            let prefix = whole.strip_suffix("Address").unwrap_or_default();
+            let name = field.name.strip_prefix(prefix).filter(|rest| !rest.is_empty()).unwrap_or(&field.name);
+            (Some(whole.clone()), name.to_owned())
+        }
+        _ => (None, field.name.clone()),
+    }
+}
+
+impl Store<'_> {
+    /// True when changes of the object are published.
+    pub(crate) fn publishes(&self, object: &Object) -> bool {
+        self.selected.iter().any(|name| name == "*" || *name == object.name) && !object.setup && !object.is_event()
+    }
+
+    /// Returns the fields of a row whose values differ from what is stored.
+    pub(crate) fn differing(&self, object: &Object, id: &str, row: &[(&Field, Sql)]) -> Answered<Vec<String>> {
+        if !self.publishes(object) || row.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<String> = row.iter().map(|(field, _)| quoted(&field.name)).collect();
+        let sql = format!("SELECT {} FROM {} WHERE \"Id\"=?", names.join(","), quoted(&object.name));
+        let stored: Vec<Sql> = self
+            .connection
+            .prepare_cached(&sql)?
+            .query_row([id], |stored| (0..row.len()).map(|at| stored.get(at)).collect())?;
+        let differ = row.iter().zip(stored).filter(|((_, new), old)| new != old);
+        Ok(differ.map(|((field, _), _)| field.name.clone()).collect())
+    }
+
+    /// Notes that a record was changed; `changed` names the fields of an update.
+    pub(crate) fn note(&mut self, object: &Object, id: &str, kind: Kind, changed: &[String]) -> Answered<()> {
+        if !self.publishes(object) || (kind == Kind::Update && changed.is_empty()) {
+            return Ok(());
+        }
+        let wanted = |field: &&Field| match kind {
+            Kind::Delete => false,
+            Kind::Update => changed.contains(&field.name),
+            Kind::Create | Kind::Undelete => true,
+        };
+        let told: Vec<&Field> = object.stored().filter(|field| told(field)).filter(wanted).collect();
+        if kind == Kind::Update && told.iter().all(|field| field.name.starts_with("LastModified")) {
+            return Ok(());
+        }
+        let (mut fields, mut names, mut nulled) = (Map::new(), Vec::new(), Vec::new());
+        if !told.is_empty() {
+            let columns: Vec<String> = told.iter().map(|field| quoted(&field.name)).collect();
+            let sql = format!("SELECT {} FROM {} WHERE \"Id\"=?", columns.join(","), quoted(&object.name));
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let mut rows = statement.query([id])?;
+            let Some(row) = rows.next()? else { return Ok(()) };
+            for (at, field) in told.iter().enumerate() {
+                let value = value::json(field.kind, row.get_ref(at)?);
+                let (whole, part) = path_of(object, field);
+                let name = whole.as_ref().map_or_else(|| part.clone(), |whole| format!("{whole}.{part}"));
+                if kind == Kind::Update {
+                    names.push(name.clone());
+                }
+                if value.is_null() {
+                    if kind == Kind::Update {
+                        nulled.push(name);
+                    }
+                    continue;
+                }
+                match whole {
+                    Some(whole) => fields.entry(whole).or_insert_with(|| json!({}))[part] = value,
+                    // The name of a person stands in its parts.
+                    None if field.name == "Name" && object.field("LastName").is_some() => {}
+                    None => {
+                        fields.insert(part, value);
+                    }
+                }
+            }
+        }
+        let id = id.to_owned();
+        // What was done alike to several records in one step is one event.
+        if let Some(Pending::Change { object: last, ids, kind: same, fields: known, nulled: empty, .. }) =
+            self.pending.last_mut()
+            && *last == object.name
+            && *same == kind
+            && *known == fields
+            && *empty == nulled
+            && ids.len() < MERGED
+            && !ids.contains(&id)
+        {
+            ids.push(id);
+            return Ok(());
+        }
+        self.pending.push(Pending::Change {
+            object: object.name.clone(),
+            ids: vec![id],
+            kind,
+            fields,
+            changed: names,
+            nulled,
+        });
+        Ok(())
+    }
+
+    /// Keeps what is to be published, in the transaction that it tells of.
+    pub(crate) fn publish(&mut self, transaction: &mut Transaction, at: i64) -> Answered<()> {
+        for event in std::mem::take(&mut self.pending) {
+            if transaction.events == 0 {
+                let serial: i64 = self.connection.query_row(
+                    "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name='_event'), 0) + 1",
+                    [],
+                    |row| row.get(0),
+                )?;
+                transaction.first = serial;
+                transaction.key = uuid_of(&format!("transaction {serial}"));
+            }
+            transaction.events += 1;
+            let (topic, uuid, schema, payload) = match event {
+                Pending::Platform { object, id, mut fields } => {
+                    let schema = self.all.object(&object).map(schema_id).unwrap_or_default();
+                    fields.insert("CreatedDate".to_owned(), json!(value::rest_datetime(&self.now)));
+                    fields.insert("CreatedById".to_owned(), json!(self.user));
+                    (object, uuid_of(&id), schema, Value::Object(fields))
+                }
+                Pending::Change { object, ids, kind, mut fields, changed, nulled } => {
+                    let known = self.all.object(&object);
+                    let topic = known.map(Object::change_event).unwrap_or_default();
+                    let header = json!({
+                        "entityName": object, "recordIds": ids, "changeType": kind.word(),
+                        "changeOrigin": ORIGIN.with_borrow(String::clone), "transactionKey": transaction.key,
+                        "sequenceNumber": transaction.events, "commitTimestamp": at, "commitNumber": transaction.first,
+                        "commitUser": self.user, "nulledFields": nulled, "diffFields": [], "changedFields": changed});
+                    fields.insert("ChangeEventHeader".to_owned(), header);
+                    let uuid = uuid_of(&format!("{}-{}", transaction.key, transaction.events));
+                    (topic, uuid, known.map(schema_id).unwrap_or_default(), Value::Object(fields))
+                }
+            };
+            let sql = "INSERT INTO _event (topic, at, uuid, schema, payload) VALUES (?,?,?,?,?)";
+            self.connection.prepare_cached(sql)?.execute(params![topic, at, uuid, schema, payload.to_string()])?;
+            transaction.last = self.connection.last_insert_rowid();
+        }
+        Ok(())
+    }
+}
+
+/// Returns a UUID that is always the same for the same text.
+pub(crate) fn uuid_of(text: &str) -> String {
+    let print = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let digits = print.as_ref().iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    format!("{}-{}-4{}-a{}-{}", &digits[..8], &digits[8..12], &digits[13..16], &digits[17..20], &digits[20..32])
+}

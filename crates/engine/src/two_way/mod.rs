@@ -1,6 +1,8 @@
 //! Two-way syncs: both sides are read, pairs are merged, each side is written where it is still as it was read.
 
 mod base;
+mod capture;
+mod clocks;
 mod counterparts;
 mod keys;
 mod known;
@@ -15,11 +17,13 @@ use std::collections::{HashMap, HashSet};
 
 use arrow::array::RecordBatch;
 use chrono::Utc;
-use endpoint::{CHANGES, Captured, Endpoint, LOG, Read, Target, Window, is_captured};
+use endpoint::{Endpoint, Read, Target, Window, is_captured};
 use futures::StreamExt as _;
-use mapping::{Capture, Parents, TwoWay};
+use mapping::{Parents, TwoWay};
 use model::{Entity, Side};
 use state::{Checkpoint, Link, Owner, Store};
+
+pub use self::capture::capture_of;
 
 use self::base::Layouts;
 use self::keys::Candidates;
@@ -39,9 +43,6 @@ const UNDONE: &str = "UNDONE";
 const KEPT_DAYS: i64 = 30;
 /// How often pairs that moved while they were written are looked at again in one run.
 const LOOKS: usize = 3;
-/// How far clocks may be apart where times decide, in microseconds. A minute is more than clocks that are set by a time
-/// server ever differ, and less than people take to see an edit of somebody else.
-const SKEW: i64 = 60_000_000;
 /// Changes that no brake minds, however few records are linked.
 const UNMINDED: u64 = 100;
 /// Pairs that are settled together: what is written between two commits.
@@ -98,11 +99,7 @@ pub async fn prepare_pairs(
         }
         external.cursor = Some(cursor.value.clone());
     }
-    match definition.external.capture.as_ref().map(|capture| capture.value) {
-        Some(Capture::Triggers) => external.cursor = Some(CHANGES.to_owned()),
-        Some(Capture::Log) => external.cursor = Some(slot(store, &sync.name)?),
-        None => {}
-    }
+    external.cursor = capture::cursor(sync, store)?.or(external.cursor);
     let plan = TwoWay::new(definition, &salesforce, &external, parents, &sync.circle).map_err(Error::Mapping)?;
     let ways = plan.fields.iter().map(|field| {
         let way = match (field.goes_to(Side::Salesforce), field.goes_to(Side::External)) {
@@ -199,40 +196,6 @@ pub async fn forecast_pairs(
         drift: Vec::new(),
         creates: None,
     })
-}
-
-/// Returns the name of a sync's place in the log of a database: letters, digits and `_`, at most 63.
-fn slot(store: &Store, sync: &str) -> Result<String, Error> {
-    let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '_' };
-    let name: String = sync.chars().take(24).map(plain).collect();
-    Ok(format!("{LOG}{}_{name}_{:08x}", store.id()?, model::digest(sync.as_bytes()) as u32))
-}
-
-/// Says how the capture of a sync is doing, and ends it where `release` says so; `None` where nothing captures.
-///
-/// # Errors
-///
-/// When the mapping or an endpoint can't do that.
-pub async fn capture_of(
-    sync: &Sync,
-    external: &dyn Endpoint,
-    store: &Store,
-    release: bool,
-) -> Result<Option<Captured>, Error> {
-    let mut entity = external.describe(&sync.definition.external.entity.value).await?;
-    entity.cursor = match sync.definition.external.capture.as_ref().map(|capture| capture.value) {
-        Some(Capture::Triggers) => Some(CHANGES.to_owned()),
-        Some(Capture::Log) => Some(slot(store, &sync.name)?),
-        None => return Ok(None),
-    };
-    let captured = external.captured(&entity).await?;
-    if release && captured.is_some() {
-        let _lock = store.lock(&sync.name)?;
-        external.release(&entity).await?;
-        // What changes from now on is not noted.
-        store.set_checkpoint(&checkpoint_name(sync, Side::External), &Checkpoint::default())?;
-    }
-    Ok(captured)
 }
 
 /// Carries some records outside and back, and returns what does not come back as it was.
@@ -582,48 +545,6 @@ impl Pairing<'_> {
             return Err(Error::ChangeBrake { changed: self.report.counts.updated, of: self.linked });
         }
         Ok(())
-    }
-
-    /// True where the later of two edits wins, and nobody has said to go on whatever the clocks say.
-    fn minds_clocks(&self) -> bool {
-        self.prepared.rules.policy == Policy::Latest
-            && self.prepared.changed.iter().all(Option::is_some)
-            && !self.options.force
-    }
-
-    /// Stops a run that would let the later edit win while the clocks of the two sides differ.
-    async fn compare_clocks(&mut self) -> Result<(), Error> {
-        if !self.minds_clocks() {
-            return Ok(());
-        }
-        let mut clocks = [0; 2];
-        for side in [Side::Salesforce, Side::External] {
-            let theirs = self.end(side).clock().await?;
-            clocks[place(side)] = theirs.unwrap_or_else(|| Utc::now().timestamp_micros());
-        }
-        self.clock_offset = clocks[0].max(clocks[1]) - Utc::now().timestamp_micros();
-        let apart = clocks[1] - clocks[0];
-        if apart.abs() > SKEW {
-            let which = if apart > 0 { "ahead of" } else { "behind" };
-            let what = format!("the clock outside is {} seconds {which} that of Salesforce", apart.abs() / 1_000_000);
-            return Err(Error::ClockSkew { what });
-        }
-        Ok(())
-    }
-
-    /// Stops a run that meets a record which was changed later than now.
-    fn refuse_future(&self, side: Side, batch: &RecordBatch) -> Result<(), Error> {
-        let Some(column) = self.prepared.changed[place(side)].filter(|_| self.minds_clocks()) else { return Ok(()) };
-        let now = Utc::now().timestamp_micros() + self.clock_offset;
-        let ahead = |row: usize| micros(batch, column, row).map(|at| at - now).filter(|ahead| *ahead > SKEW);
-        let Some((row, ahead)) = (0..batch.num_rows()).find_map(|row| Some((row, ahead(row)?))) else { return Ok(()) };
-        let what = format!(
-            "{} of {} says that it was changed {} seconds from now",
-            cell(batch, self.identity(side), row),
-            self.entity(side).name,
-            ahead / 1_000_000
-        );
-        Err(Error::ClockSkew { what })
     }
 
     async fn read(&mut self, side: Side, window: Option<Window>, until: Option<&str>) -> Result<(), Error> {

@@ -395,17 +395,25 @@ impl Store {
 
     /// Returns the links of these keys of one side, by key.
     pub fn links(&self, mapping: &str, side: Side, keys: &[&str]) -> Result<HashMap<String, Link>> {
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
         self.with(|db| {
             let column = key_column(side);
             let sql = format!(
                 "SELECT salesforce, external, side, base, seen_external FROM link WHERE mapping = ?1 AND {column} = ?2"
             );
-            let mut statement = db.prepare_cached(&sql)?;
+            // In one transaction: outside of any, each key would lock the file for itself.
+            let transaction = db.transaction()?;
             let mut found = HashMap::with_capacity(keys.len());
-            for key in keys {
-                let known = statement.query_row(params![mapping, key], link).optional()?;
-                found.extend(known.map(|link| ((*key).to_owned(), link)));
+            {
+                let mut statement = transaction.prepare_cached(&sql)?;
+                for key in keys {
+                    let known = statement.query_row(params![mapping, key], link).optional()?;
+                    found.extend(known.map(|link| ((*key).to_owned(), link)));
+                }
             }
+            transaction.commit()?;
             Ok(found)
         })
     }

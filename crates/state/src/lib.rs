@@ -18,6 +18,10 @@ use model::{Class, Entity, Side};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 
+/// Memory for pages, in KB: keys of links come in no order, and each of them touches a page of its own.
+const CACHE_KB: u32 = 65_536;
+/// Pages of the log that are written back together: 32 MB of them, so that one touched often is written once.
+const WAL_PAGES: u32 = 8_000;
 /// Statements that are kept prepared: more than there are.
 const STATEMENTS: usize = 128;
 
@@ -284,7 +288,10 @@ impl Store {
         lock.lock().map_err(|source| Error::Folder { path: lock_path, source })?;
         let mut connection = Connection::open(path).map_err(unusable)?;
         connection
-            .execute_batch("PRAGMA busy_timeout=10000; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
+            .execute_batch(&format!(
+                "PRAGMA busy_timeout=10000; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;
+                 PRAGMA cache_size=-{CACHE_KB}; PRAGMA wal_autocheckpoint={WAL_PAGES};"
+            ))
             .map_err(unusable)?;
         let found = schema::migrate(&mut connection).map_err(unusable)?;
         if found > schema::FORMAT {

@@ -297,8 +297,8 @@ pub(crate) async fn undo(project: &Project, run: i64, force: bool, as_json: bool
     let more = report.left.saturating_sub(report.left_keys.len() as u64);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let text = format!(
-        "{} records were changed since, or could not be written, and stay as they are: {}{more}. `--force` puts back what \
-         was changed",
+        "left as they are, since they were changed after run {run} or refused the write ({} in all): {}{more}. `--force` puts \
+         back what was changed",
         report.left,
         report.left_keys.join(", ")
     );

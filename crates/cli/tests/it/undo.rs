@@ -92,7 +92,7 @@ async fn what_a_run_wrote_is_put_back_on_both_sides_and_stays_so() -> Result<(),
     bench.expect(&["dead-letters", "list"], 0, &["no dead letters"]).await?;
     assert_eq!(client.count("SELECT COUNT() FROM Account", false).await?, 5);
     // The first run made three records. One of them was edited; two are others now, as their keys say.
-    bench.expect(&["undo", &first], 3, &["2 taken away", "1 records were changed since", "(Salesforce)"]).await?;
+    bench.expect(&["undo", &first], 3, &["2 taken away", "left as they are", "(1 in all)", "(Salesforce)"]).await?;
     bench.expect(&["undo", "99"], 4, &["there is no run 99"]).await?;
     Ok(())
 }

@@ -26,7 +26,7 @@ fn link(at: usize) -> Link {
         external: format!("{scattered:016x}"),
         side: Side::External,
         base,
-        seen: 0,
+        row: 0,
     }
 }
 

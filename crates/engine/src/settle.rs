@@ -115,12 +115,12 @@ impl Running<'_> {
             let counterpart = || cell(&ready.mapped, target_key, row);
             commit.links.push(match side {
                 Side::Salesforce => {
-                    Link { salesforce: tie, external: counterpart(), side: Side::External, base, seen: 0 }
+                    Link { salesforce: tie, external: counterpart(), side: Side::External, base, row: 0 }
                 }
                 Side::External => {
                     let known = known.get(&tie).map(|link| link.salesforce.clone());
                     let salesforce = id.or(known).unwrap_or_else(counterpart);
-                    Link { salesforce, external: tie, side: Side::Salesforce, base, seen: 0 }
+                    Link { salesforce, external: tie, side: Side::Salesforce, base, row: 0 }
                 }
             });
             if self.letters {

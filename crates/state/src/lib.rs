@@ -114,8 +114,8 @@ pub struct Link {
     pub side: Side,
     /// The base: a fingerprint of each mapped field as last agreed, 8 bytes each in the mapping's order.
     pub base: Vec<u8>,
-    /// The run that last met its external record in a read of everything; says nothing where a link is stored.
-    pub seen: i64,
+    /// Its number in the store; 0 before it is stored.
+    pub row: i64,
 }
 
 impl Link {
@@ -170,7 +170,7 @@ fn link(row: &rusqlite::Row<'_>) -> rusqlite::Result<Link> {
         external: row.get(1)?,
         side: if row.get::<_, i64>(2)? == 0 { Side::Salesforce } else { Side::External },
         base: row.get(3)?,
-        seen: row.get(4)?,
+        row: row.get(4)?,
     })
 }
 
@@ -408,7 +408,7 @@ impl Store {
         self.with(|db| {
             let column = key_column(side);
             let sql = format!(
-                "SELECT salesforce, external, side, base, seen_external FROM link WHERE mapping = ?1 AND {column} = ?2"
+                "SELECT salesforce, external, side, base, rowid FROM link WHERE mapping = ?1 AND {column} = ?2"
             );
             // In one transaction: outside of any, each key would lock the file for itself.
             let transaction = db.transaction()?;
@@ -521,7 +521,7 @@ impl Store {
         self.with(|db| {
             let seen = seen_column(owner.source);
             let sql = format!(
-                "SELECT salesforce, external, side, base, seen_external FROM link
+                "SELECT salesforce, external, side, base, rowid FROM link
                  WHERE mapping = ?1 AND {seen} != ?2 AND external > ?3 ORDER BY external LIMIT ?4"
             );
             db.prepare_cached(&sql)?.query_map(params![owner.mapping, owner.run, after, limit as i64], link)?.collect()

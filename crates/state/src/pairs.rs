@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Transaction, params};
+use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use crate::{DeadLetter, Link, Result, Store, side_number};
+use crate::{DeadLetter, Link, Result, Store, key_column, link, side_number};
 use model::Side;
 
 /// What a write to a pair is about to do, noted before it is done: after a crash it tells our own writes from those of
@@ -135,7 +135,6 @@ const CONFLICT: &str =
 
 /// Notes a conflict. What a person has to decide stands there once, with the values of today.
 fn note_conflict(db: &Transaction<'_>, run: i64, conflict: &Conflict) -> rusqlite::Result<i64> {
-    use rusqlite::OptionalExtension as _;
     let Conflict {
         sync, salesforce, external, field, base, salesforce_value, external_value, winner, state, at, ..
     } = conflict;
@@ -280,7 +279,6 @@ impl Store {
 
     /// Returns the values that were kept with a link, as JSON.
     pub fn link_values(&self, mapping: &str, salesforce: &str) -> Result<Option<String>> {
-        use rusqlite::OptionalExtension as _;
         self.with(|db| {
             let sql = "SELECT body FROM link_value WHERE mapping = ?1 AND salesforce = ?2";
             db.prepare_cached(sql)?.query_row([mapping, salesforce], |row| row.get(0)).optional()
@@ -311,12 +309,48 @@ impl Store {
         })
     }
 
-    /// Stores all that a settled batch of pairs changes, in one transaction.
-    pub fn commit_pairs(&self, sync: &str, mapping: &str, run: i64, commit: &PairCommit) -> Result<()> {
+    /// Stores all that a settled batch of pairs changes, in one transaction, and returns the numbers of its links.
+    pub fn commit_pairs(&self, sync: &str, mapping: &str, run: i64, commit: &PairCommit) -> Result<Vec<i64>> {
         self.with(|db| {
             let transaction = db.transaction()?;
-            write(&transaction, sync, mapping, run, commit)?;
-            transaction.commit()
+            let rows = write(&transaction, sync, mapping, run, commit)?;
+            transaction.commit()?;
+            Ok(rows)
+        })
+    }
+
+    /// Returns the numbers of the links of these keys of one side, by key: cheaper than the links.
+    pub fn link_rows<'k>(&self, mapping: &str, side: Side, keys: &[&'k str]) -> Result<HashMap<&'k str, i64>> {
+        self.with(|db| {
+            let transaction = db.transaction()?;
+            let mut found = HashMap::with_capacity(keys.len());
+            {
+                let sql = format!("SELECT rowid FROM link WHERE mapping = ?1 AND {} = ?2", key_column(side));
+                let mut statement = transaction.prepare_cached(&sql)?;
+                for key in keys {
+                    found.extend(
+                        statement.query_row([mapping, key], |row| row.get(0)).optional()?.map(|row| (*key, row)),
+                    );
+                }
+            }
+            transaction.commit()?;
+            Ok(found)
+        })
+    }
+
+    /// Returns the links of a mapping whose numbers are not `among` others.
+    pub fn links_not(&self, mapping: &str, among: &dyn Fn(i64) -> bool) -> Result<Vec<Link>> {
+        self.with(|db| {
+            let transaction = db.transaction()?;
+            let numbers = {
+                let mut all = transaction.prepare_cached("SELECT rowid FROM link WHERE mapping = ?1")?;
+                let numbers = all.query_map([mapping], |row| row.get(0))?;
+                let others = numbers.filter(|row| row.as_ref().map_or(true, |row| !among(*row)));
+                others.collect::<rusqlite::Result<Vec<i64>>>()?
+            };
+            let mut one = transaction
+                .prepare_cached("SELECT salesforce, external, side, base, rowid FROM link WHERE rowid = ?1")?;
+            numbers.into_iter().map(|row| one.query_row([row], link)).collect()
         })
     }
 
@@ -351,7 +385,6 @@ impl Store {
 
     /// Returns one conflict.
     pub fn conflict(&self, id: i64) -> Result<Option<Conflict>> {
-        use rusqlite::OptionalExtension as _;
         let sql = format!("SELECT {CONFLICT} FROM conflict WHERE id = ?1");
         self.with(|db| db.query_row(&sql, [id], winner_of).optional())
     }
@@ -367,7 +400,8 @@ impl Store {
     }
 }
 
-fn write(db: &Transaction<'_>, sync: &str, mapping: &str, run: i64, commit: &PairCommit) -> rusqlite::Result<()> {
+/// Returns the numbers of the links, in their order.
+fn write(db: &Transaction<'_>, sync: &str, mapping: &str, run: i64, commit: &PairCommit) -> rusqlite::Result<Vec<i64>> {
     let mut unlink = db.prepare_cached("DELETE FROM link WHERE mapping = ?1 AND salesforce = ?2 AND external = ?3")?;
     let mut forget = db.prepare_cached("DELETE FROM link_value WHERE mapping = ?1 AND salesforce = ?2")?;
     for link in &commit.unlinked {
@@ -375,20 +409,22 @@ fn write(db: &Transaction<'_>, sync: &str, mapping: &str, run: i64, commit: &Pai
         forget.execute([mapping, &link.salesforce])?;
     }
     let mut renew = db.prepare_cached(
-        "UPDATE link SET base = ?4, seen_salesforce = ?5, seen_external = ?5
-         WHERE mapping = ?1 AND salesforce = ?2 AND external = ?3",
+        "UPDATE link SET base = ?5 WHERE rowid = ?1 AND mapping = ?2 AND salesforce = ?3 AND external = ?4",
     )?;
     // A record that was made anew takes the place of the one that its counterpart was tied to.
     let mut tie = db.prepare_cached(
-        "INSERT OR REPLACE INTO link (mapping, salesforce, external, side, base, seen_salesforce, seen_external)
-         VALUES (?1, ?2, ?3, ?6, ?4, ?5, ?5)",
+        "INSERT OR REPLACE INTO link (mapping, salesforce, external, side, base) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
+    let mut rows = Vec::with_capacity(commit.links.len());
     let mut unmerge = db.prepare_cached("DELETE FROM merged WHERE mapping = ?1 AND external = ?2")?;
-    for Link { salesforce, external, side, base, .. } in &commit.links {
-        if renew.execute(params![mapping, salesforce, external, base, run])? == 0 {
-            tie.execute(params![mapping, salesforce, external, base, run, side_number(*side)])?;
-            unmerge.execute([mapping, external])?;
+    for Link { salesforce, external, side, base, row } in &commit.links {
+        if *row > 0 && renew.execute(params![row, mapping, salesforce, external, base])? > 0 {
+            rows.push(*row);
+            continue;
         }
+        tie.execute(params![mapping, salesforce, external, side_number(*side), base])?;
+        rows.push(db.last_insert_rowid());
+        unmerge.execute([mapping, external])?;
     }
     let mut merge =
         db.prepare_cached("INSERT OR REPLACE INTO merged (mapping, external, into_external) VALUES (?1, ?2, ?3)")?;
@@ -438,5 +474,5 @@ fn write(db: &Transaction<'_>, sync: &str, mapping: &str, run: i64, commit: &Pai
         buried.execute([sync, key])?;
         dead.execute(params![sync, run, state, key, op, record, code, message, at])?;
     }
-    Ok(())
+    Ok(rows)
 }

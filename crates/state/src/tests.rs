@@ -10,7 +10,7 @@ fn a_commit_is_there_after_reopening_and_a_second_run_is_sent_away() {
     drop(lock);
     let run = store.begin_run("s", Utc::now()).expect("a run");
     let owner = Owner { sync: "s", mapping: "m", source: Side::Salesforce, run };
-    let link = Link { salesforce: "a".into(), external: "1".into(), side: Side::External, base: vec![1; 8], seen: 0 };
+    let link = Link { salesforce: "a".into(), external: "1".into(), side: Side::External, base: vec![1; 8], row: 1 };
     let checkpoint = Checkpoint { since: Some("x".into()), open: None, mapping: 7 };
     let commit = Commit { links: vec![link.clone()], checkpoint: Some(checkpoint.clone()), ..Commit::default() };
     store.commit(owner, &commit).expect("a commit");
@@ -21,7 +21,7 @@ fn a_commit_is_there_after_reopening_and_a_second_run_is_sent_away() {
     assert_eq!(store.links("m", Side::External, &["1"]).expect("links").get("1"), Some(&link));
     assert_eq!(store.unseen(Owner { run: run + 1, ..owner }).expect("counts"), (1, 1));
     // The external record is tied to another Salesforce record: the old tie gives way.
-    let newer = Link { salesforce: "b".into(), ..link };
+    let newer = Link { salesforce: "b".into(), row: 2, ..link };
     store.commit(owner, &Commit { links: vec![newer.clone()], ..Commit::default() }).expect("a commit");
     assert_eq!(store.links("m", Side::External, &["1"]).expect("links").get("1"), Some(&newer));
     assert!(store.links("m", Side::Salesforce, &["a"]).expect("links").is_empty());

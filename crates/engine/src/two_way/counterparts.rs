@@ -17,7 +17,16 @@ impl Pairing<'_> {
     /// Settles rows of one side with their counterparts; with `new_only` not those that this run has settled.
     pub(super) async fn settle_rows(&mut self, side: Side, batch: RecordBatch, new_only: bool) -> Result<(), Error> {
         let identity = self.identity(side);
-        let ids: Vec<String> = (0..batch.num_rows()).map(|row| cell(&batch, identity, row)).collect();
+        let mut ids: Vec<String> = (0..batch.num_rows()).map(|row| cell(&batch, identity, row)).collect();
+        let mut batch = batch;
+        if new_only && side == Side::External {
+            let names: Vec<&str> = ids.iter().map(String::as_str).collect();
+            let links = self.store.link_rows(&self.sync.definition.mapping, side, &names)?;
+            let new = |row: &usize| links.get(ids[*row].as_str()).is_none_or(|link| !self.is_seen(*link));
+            let rows: Vec<usize> = (0..ids.len()).filter(new).collect();
+            batch = take(&batch, &rows).map_err(self.batch_error())?;
+            ids = rows.into_iter().map(|row| std::mem::take(&mut ids[row])).collect();
+        }
         let names: Vec<&str> = ids.iter().map(String::as_str).collect();
         let links = self.store.links(&self.sync.definition.mapping, side, &names)?;
         match side {
@@ -25,12 +34,7 @@ impl Pairing<'_> {
                 let batch = self.give_keys(batch, &links).await?;
                 self.settle_salesforce(batch, &links).await
             }
-            Side::External => {
-                let settled = |id: &String| new_only && links.get(id).is_some_and(|link| link.seen == self.report.run);
-                let rows: Vec<usize> = (0..ids.len()).filter(|row| !settled(&ids[*row])).collect();
-                let batch = take(&batch, &rows).map_err(self.batch_error())?;
-                self.settle_external(batch, &links).await
-            }
+            Side::External => self.settle_external(batch, &links).await,
         }
     }
 

@@ -118,7 +118,7 @@ impl Pairing<'_> {
                 }
             }
             let base = self.layouts.encode(&base);
-            Link { salesforce: loser.clone(), external: key.clone(), side: Side::External, base, seen: 0 }
+            Link { salesforce: loser.clone(), external: key.clone(), side: Side::External, base, row: 0 }
         });
         let links: Vec<Link> = links.collect();
         let commit = PairCommit { links: links.clone(), ..PairCommit::default() };

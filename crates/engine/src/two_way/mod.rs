@@ -18,6 +18,7 @@ use std::collections::{HashMap, HashSet};
 use arrow::array::RecordBatch;
 use chrono::Utc;
 use endpoint::{Endpoint, Read, Target, Window, is_captured};
+use fixedbitset::FixedBitSet;
 use futures::StreamExt as _;
 use mapping::{Parents, TwoWay};
 use model::{Entity, Side};
@@ -381,6 +382,9 @@ struct Pairing<'r> {
     clock_offset: i64,
     /// Links when the run began.
     linked: u64,
+    /// Numbers of the links whose pairs this run has met: where it reads everything the others may be gone, and what is met
+    /// once is not settled again. A bit each; a run that is cut off reads everything again.
+    seen: FixedBitSet,
 }
 
 impl<'r> Pairing<'r> {
@@ -433,6 +437,7 @@ impl<'r> Pairing<'r> {
             merged_since: None,
             clock_offset: 0,
             linked: store.unseen(Owner { sync: &sync.name, mapping, source: Side::Salesforce, run: 0 })?.0,
+            seen: FixedBitSet::new(),
         };
         for conflict in
             store.conflicts(Some(&sync.name), Some("held"), 0, usize::MAX >> 1)?.into_iter().chain(decided.clone())
@@ -503,7 +508,7 @@ impl Pairing<'_> {
             if let Some(window) = window {
                 self.read_deleted(*side, window).await?;
             } else {
-                self.unseen(*side)?;
+                self.unseen()?;
             }
         }
         self.delete_gone().await?;
@@ -605,14 +610,17 @@ impl Pairing<'_> {
     }
 
     /// Notes the links that a full read of a side did not meet.
-    fn unseen(&mut self, side: Side) -> Result<(), Error> {
-        let mut after = String::new();
-        loop {
-            let links = self.store.unseen_links(self.owner(side), &after, BATCH_ROWS)?;
-            let Some(last) = links.last() else { return Ok(()) };
-            after.clone_from(&last.external);
-            self.gone.extend(links);
-        }
+    fn unseen(&mut self) -> Result<(), Error> {
+        self.gone.extend(self.store.links_not(&self.sync.definition.mapping, &|row| self.is_seen(row))?);
+        Ok(())
+    }
+
+    fn see(&mut self, link: i64) {
+        self.seen.grow_and_insert(usize::try_from(link).unwrap_or_default());
+    }
+
+    fn is_seen(&self, link: i64) -> bool {
+        self.seen.contains(usize::try_from(link).unwrap_or_default())
     }
 
     /// Looks again at records that moved while they were written, or that wait.
@@ -710,7 +718,12 @@ impl Pairing<'_> {
 
     fn commit(&mut self, commit: &state::PairCommit) -> Result<(), Error> {
         self.report.counts.dead += commit.dead.iter().filter(|letter| letter.state != "parked").count() as u64;
-        Ok(self.store.commit_pairs(&self.sync.name, &self.sync.definition.mapping, self.report.run, commit)?)
+        let mapping = &self.sync.definition.mapping;
+        let links = self.store.commit_pairs(&self.sync.name, mapping, self.report.run, commit)?;
+        for link in links {
+            self.see(link);
+        }
+        Ok(())
     }
 
     fn batch_error(&self) -> impl Fn(arrow::error::ArrowError) -> Error + use<> {

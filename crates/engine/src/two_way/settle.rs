@@ -402,7 +402,7 @@ impl Pairing<'_> {
             external: pair.key.clone(),
             side: Side::External,
             base: self.layouts.encode(base),
-            seen: 0,
+            row: pair.link.as_ref().map_or(0, |link| link.row),
         };
         match one.decision {
             Decision::Forget => commit.unlinked.extend(pair.link.clone()),
@@ -415,7 +415,9 @@ impl Pairing<'_> {
             }
             Decision::Leave | Decision::Ask { .. } | Decision::Delete { .. } | Decision::Create { .. } => {
                 // What is seen is not gone, in a run that reads everything.
-                commit.links.extend(pair.link.clone().filter(|_| self.report.full));
+                if let Some(link) = pair.link.as_ref().filter(|_| self.report.full) {
+                    self.see(link.row);
+                }
             }
             Decision::Fields(merged) => {
                 let mut base = one.after;
@@ -425,8 +427,10 @@ impl Pairing<'_> {
                     }
                 }
                 let same = pair.link.is_some() && one.before.as_ref() == Some(&base) && !intended;
-                if !same || self.report.full {
-                    commit.links.push(link(&base));
+                match &pair.link {
+                    Some(link) if same && self.report.full => self.see(link.row),
+                    _ if same => {}
+                    _ => commit.links.push(link(&base)),
                 }
             }
         }

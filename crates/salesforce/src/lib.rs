@@ -1,4 +1,4 @@
-//! A client for the Salesforce APIs: sign-in, REST, collections and Bulk API 2.0.
+//! A client for the Salesforce APIs: sign-in, REST, collections, Bulk API 2.0 and the Pub/Sub API.
 //!
 //! Requests are values and answers are read by plain functions; one place sends, and it knows sessions,
 //! usage and errors. Rows travel between the wire and Arrow batches without a row object between.
@@ -28,6 +28,7 @@ mod csv_table;
 mod describe;
 mod error;
 mod json_table;
+pub mod pubsub;
 pub mod query;
 
 pub use auth::{Credentials, Session, TokenFile};

@@ -56,6 +56,23 @@ pub enum Fault {
     FailedJob,
     /// Ingest jobs are aborted after their first batch.
     AbortedJob,
+    /// Events are not told to those who listen.
+    EventLost,
+    /// Events are told twice.
+    EventDoubled,
+    /// Events change places with those after them, of another transaction.
+    EventReordered,
+    /// Events come later.
+    EventLate {
+        /// Milliseconds.
+        milliseconds: u64,
+    },
+    /// Changes are told by gap events, without values.
+    EventGap,
+    /// Changes of a transaction are told by one overflow event for each object.
+    EventOverflow,
+    /// Streams of the Pub/Sub API break.
+    StreamCut,
 }
 
 impl Fault {

@@ -26,6 +26,8 @@ pub struct Definition {
     pub duplicate_rules: Vec<DuplicateRule>,
     /// Objects whose changes are published as events, besides those that a project selects; `*` for all.
     pub change_data_capture: Vec<String>,
+    /// Subscriptions whose position the org keeps.
+    pub managed_event_subscriptions: Vec<ManagedSubscription>,
     /// Record locks.
     pub locks: Locks,
     /// Bulk jobs.
@@ -62,6 +64,19 @@ impl Default for Organization {
             password_flow: false,
         }
     }
+}
+
+/// A managed event subscription.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManagedSubscription {
+    /// Its developer name.
+    pub name: String,
+    /// Its topic, such as `/data/AccountChangeEvent`.
+    pub topic: String,
+    /// Whether it begins with the oldest event before anything is committed; else with the next one.
+    #[serde(default)]
+    pub earliest: bool,
 }
 
 /// An external client app or connected app.

@@ -27,6 +27,12 @@ impl ApiError {
         Self::new(404, "NOT_FOUND", "The requested resource does not exist")
     }
 
+    /// What should not happen.
+    pub(crate) fn unexpected(why: &str) -> Self {
+        tracing::error!(why, "the org failed");
+        Self::new(500, "UNKNOWN_EXCEPTION", format!("An unexpected error occurred: {why}"))
+    }
+
     /// The entry as single calls send it.
     pub(crate) fn entry(&self) -> Value {
         let mut entry = json!({"message": self.message, "errorCode": self.code});

@@ -17,7 +17,7 @@ use crate::chaos::Chaos;
 use crate::cursors::Cursors;
 use crate::definition::{self, App, Definition};
 use crate::error::{Answered, ApiError};
-use crate::events::{Bus, Streams, Transaction};
+use crate::events::{Bus, Schemas, Streams, Transaction};
 use crate::faults::Faults;
 use crate::journal::Journal;
 use crate::locks::Locks;
@@ -170,6 +170,7 @@ pub(crate) struct Org {
     /// Objects whose changes are published; `*` for all.
     selected: Vec<String>,
     pub(crate) bus: Bus,
+    pub(crate) schemas: Schemas,
     pub(crate) streams: Streams,
     requests: AtomicU64,
 }
@@ -227,6 +228,7 @@ impl Org {
             journal: Journal::default(),
             selected: Vec::new(),
             bus: Bus::default(),
+            schemas: Schemas::default(),
             streams: Streams::default(),
             requests: AtomicU64::new(0),
             config,
@@ -468,6 +470,7 @@ impl Org {
                 touched: Vec::new(),
                 contended: false,
                 selected: &self.selected,
+                schemas: &self.schemas,
                 pending: Vec::new(),
             };
             let mut result = write(&mut store);

@@ -20,7 +20,7 @@ use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::chaos::{Fault, Rule, Subject};
 use crate::error::ApiError;
-use crate::events::set_origin;
+use crate::events::{PUBSUB, pubsub, set_origin};
 use crate::org::{Config, Org, StartError};
 use crate::rest::{Answer, Call, FilePart, form, versions};
 
@@ -60,6 +60,7 @@ impl Sandbox {
             .with_state(org.clone())
             .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
             .layer(RequestDecompressionLayer::new())
+            .route_service(PUBSUB, pubsub(org.clone(), stop.clone()))
             .into_make_service_with_connect_info::<SocketAddr>();
         let stopped = stop.clone().cancelled_owned();
         let task = tokio::spawn(async move {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use crate::chaos::{Chaos, Fault, Subject};
 use crate::content;
 use crate::error::{Answered, ApiError};
-use crate::events::{ChangeKind, Pending};
+use crate::events::{ChangeKind, Pending, Schemas};
 use crate::id;
 use crate::locks::{Locks, contended};
 use crate::schema::{Field, Kind, Object, Schema};
@@ -113,6 +113,7 @@ pub(crate) struct Store<'o> {
     pub(crate) contended: bool,
     /// Objects whose changes are published; `*` for all.
     pub(crate) selected: &'o [String],
+    pub(crate) schemas: &'o Schemas,
     /// What is published when the transaction ends well.
     pub(crate) pending: Vec<Pending>,
 }

@@ -1,5 +1,7 @@
 //! The client against the sandbox, which shares no code with it.
 
+mod pubsub;
+
 use std::sync::Arc;
 
 use arrow::array::AsArray as _;

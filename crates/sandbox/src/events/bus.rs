@@ -1,12 +1,20 @@
 //! What was published: kept for three days by the org's clock, in the order of its numbers.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::changes::{path_of, uuid_of};
+use super::schemas::{EventSchema, HEADER, NAMING};
+use crate::caller::Caller;
+use crate::chaos::{Fault, Subject};
+use crate::definition::ManagedSubscription;
 use crate::error::Answered;
 use crate::org::Org;
-use crate::schema::Schema;
+use crate::schema::{Object, Schema};
 
 /// How long an event can be had. Source: Pub/Sub API guide, event retention.
 const RETENTION_HOURS: i64 = 72;
@@ -18,7 +26,9 @@ pub(crate) fn migrate(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
         "CREATE TABLE IF NOT EXISTS _event (replay INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL,
                                             at INTEGER NOT NULL, uuid TEXT NOT NULL, schema TEXT NOT NULL, payload TEXT NOT NULL);
-         CREATE INDEX IF NOT EXISTS _event_topic ON _event (topic, replay)",
+         CREATE INDEX IF NOT EXISTS _event_topic ON _event (topic, replay);
+         CREATE TABLE IF NOT EXISTS _event_schema (id TEXT PRIMARY KEY, json TEXT NOT NULL);
+         CREATE TABLE IF NOT EXISTS _managed (name TEXT PRIMARY KEY, replay INTEGER NOT NULL)",
     )
 }
 
@@ -77,10 +87,59 @@ pub(crate) fn topics(channel: &str, seen: &Schema) -> Option<Topics> {
 /// An event as it was published.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
+    pub(crate) topic: String,
     pub(crate) replay: i64,
     pub(crate) uuid: String,
     pub(crate) schema: String,
     pub(crate) payload: Value,
+}
+
+/// Returns an event as a caller may see it: without fields that are hidden from him.
+fn visible(mut event: Event, caller: &Caller) -> Option<Event> {
+    if caller.admin {
+        return Some(event);
+    }
+    let Some(entity) = event.payload[HEADER]["entityName"].as_str().map(str::to_owned) else {
+        let object = caller.schema.object(&event.topic)?;
+        if let Value::Object(fields) = &mut event.payload {
+            fields.retain(|name, _| name.starts_with("Created") || object.field(name).is_some());
+        }
+        return Some(event);
+    };
+    let object = caller.schema.object(&entity)?;
+    let paths: HashSet<String> = object
+        .stored()
+        .map(|field| match path_of(object, field) {
+            (Some(whole), part) => format!("{whole}.{part}"),
+            (None, name) => name,
+        })
+        .collect();
+    for (name, value) in event.payload.as_object_mut()? {
+        match value {
+            Value::Object(parts) if name == HEADER => {
+                for naming in NAMING {
+                    if let Some(Value::Array(names)) = parts.get_mut(naming) {
+                        names.retain(|name| name.as_str().is_some_and(|name| paths.contains(name)));
+                    }
+                }
+            }
+            Value::Object(parts) => parts.retain(|part, _| paths.contains(&format!("{name}.{part}"))),
+            value if !paths.contains(name) => *value = Value::Null,
+            _ => {}
+        }
+    }
+    if let Value::Object(fields) = &mut event.payload {
+        fields.retain(|_, value| !value.is_null() && value.as_object().is_none_or(|parts| !parts.is_empty()));
+    }
+    Some(event)
+}
+
+/// True when two changes are of different transactions and of different records, so that their order tells nothing.
+fn apart(left: &Event, right: &Event) -> bool {
+    let (left, right) = (&left.payload[HEADER], &right.payload[HEADER]);
+    let ids = |header: &Value| header["recordIds"].as_array().cloned().unwrap_or_default();
+    let shared = ids(left).iter().any(|id| ids(right).contains(id));
+    left["transactionKey"] != right["transactionKey"] && !shared
 }
 
 /// Where a subscription begins.
@@ -115,8 +174,83 @@ impl Org {
         })
     }
 
-    /// Returns at most `limit` events of these topics behind a number, in order.
-    pub(crate) fn published(&self, topics: &Topics, behind: i64, limit: usize) -> Answered<Vec<Event>> {
+    /// Returns at most `limit` events of these topics behind a number, in order, as far as the caller may see them, and
+    /// the number that they bring a subscription to; `None` where there are none.
+    pub(crate) fn published(
+        &self,
+        caller: &Caller,
+        topics: &Topics,
+        behind: i64,
+        limit: usize,
+    ) -> Answered<(Vec<Event>, Option<i64>)> {
+        let events = self.kept(topics, behind, limit)?;
+        let last = events.last().map(|event| event.replay);
+        let seen = events.into_iter().filter_map(|event| visible(event, caller));
+        Ok((self.disturbed(seen), last))
+    }
+
+    /// Lets events go wrong on their way, where chaos wants it.
+    fn disturbed(&self, events: impl Iterator<Item = Event>) -> Vec<Event> {
+        let strikes = |event: &Event, fault: &Fault| {
+            let object = event.payload[HEADER]["entityName"].as_str().unwrap_or_default();
+            self.chaos.strike(Subject { object, ..Subject::default() }, |one| one == fault).is_some()
+        };
+        let mut told: Vec<Event> = Vec::new();
+        for event in events.filter(|event| !strikes(event, &Fault::EventLost)) {
+            if strikes(&event, &Fault::EventDoubled) {
+                told.push(event.clone());
+            }
+            let place = told.len();
+            let passes = place > 0 && apart(&told[place - 1], &event) && strikes(&event, &Fault::EventReordered);
+            told.insert(if passes { place - 1 } else { place }, event);
+        }
+        told
+    }
+
+    /// Returns the schema of an id, if anything was ever published by it or may be.
+    pub(crate) fn event_schema_by_id(&self, id: &str) -> Answered<Option<Arc<EventSchema>>> {
+        if let Some(known) = self.schemas.by_id(id) {
+            return Ok(Some(known));
+        }
+        let json: Option<String> = self.read(|connection| {
+            let sql = "SELECT json FROM _event_schema WHERE id=?";
+            Ok(connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?)
+        })?;
+        json.map(|json| self.schemas.keep(&json)).transpose()
+    }
+
+    /// Returns the number of a platform event that was published.
+    pub(crate) fn replay_of(&self, object: &Object, id: &str) -> Answered<i64> {
+        self.read(|connection| {
+            let sql = "SELECT replay FROM _event WHERE topic=? AND uuid=? ORDER BY replay DESC LIMIT 1";
+            Ok(connection.prepare_cached(sql)?.query_row([&object.name, &uuid_of(id)], |row| row.get(0))?)
+        })
+    }
+
+    /// Finds a managed event subscription by one of its names.
+    pub(crate) fn managed(&self, names: &[String]) -> Option<ManagedSubscription> {
+        let managed = &self.config.definition.managed_event_subscriptions;
+        managed.iter().find(|one| names.iter().any(|name| name.eq_ignore_ascii_case(&one.name))).cloned()
+    }
+
+    /// Returns what was committed last to a managed event subscription.
+    pub(crate) fn managed_position(&self, name: &str) -> Answered<Option<i64>> {
+        self.read(|connection| {
+            let sql = "SELECT replay FROM _managed WHERE name=?";
+            Ok(connection.query_row(sql, [name], |row| row.get(0)).optional()?)
+        })
+    }
+
+    /// Commits to a managed event subscription.
+    pub(crate) fn commit_managed(&self, name: &str, replay: i64) -> Answered<()> {
+        self.write(&self.system, |store| {
+            let sql = "INSERT OR REPLACE INTO _managed (name, replay) VALUES (?,?)";
+            store.connection.execute(sql, rusqlite::params![name, replay])?;
+            Ok(())
+        })
+    }
+
+    fn kept(&self, topics: &Topics, behind: i64, limit: usize) -> Answered<Vec<Event>> {
         let oldest = self.oldest_moment();
         self.read(|connection| {
             let (condition, topic) = match topics {
@@ -124,7 +258,7 @@ impl Org {
                 Topics::One(topic) => ("topic = ?1", topic.as_str()),
             };
             let sql = format!(
-                "SELECT replay, uuid, schema, payload FROM _event WHERE {condition} AND replay > ?2 AND at >= ?3
+                "SELECT replay, uuid, schema, payload, topic FROM _event WHERE {condition} AND replay > ?2 AND at >= ?3
                  ORDER BY replay LIMIT ?4"
             );
             let mut statement = connection.prepare_cached(&sql)?;
@@ -135,6 +269,7 @@ impl Org {
                     uuid: row.get(1)?,
                     schema: row.get(2)?,
                     payload: serde_json::from_str(&payload).unwrap_or(json!({})),
+                    topic: row.get(4)?,
                 })
             })?;
             Ok(found.collect::<rusqlite::Result<_>>()?)

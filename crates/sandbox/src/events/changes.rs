@@ -1,12 +1,13 @@
 //! Change Data Capture: each write of a record of a selected object becomes an event, in the transaction that made it.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use rusqlite::params;
 use rusqlite::types::Value as Sql;
 use serde_json::{Map, Value, json};
 
-use super::schema_id;
+use crate::chaos::{Fault, Subject};
 use crate::error::Answered;
 use crate::schema::{Field, Object};
 use crate::store::{Store, quoted};
@@ -25,6 +26,12 @@ const LEFT_OUT: [&str; 8] = [
 ];
 /// Most records that one event is about. The platform's own bound is not published.
 const MERGED: usize = 200;
+/// Changed records of an object from which on one event tells that there were many. Source: Change Data Capture guide.
+const OVERFLOW: usize = 100_000;
+/// What an overflow event names in the place of records.
+const NO_RECORD: &str = "000000000000000AAA";
+/// Largest event, in bytes. Source: Change Data Capture guide.
+const LARGEST: usize = 1 << 20;
 
 thread_local! {
     /// How the call at hand reaches the org, as its events say.
@@ -43,6 +50,8 @@ pub(crate) enum Kind {
     Update,
     Delete,
     Undelete,
+    /// So many records that they are not told one by one.
+    Overflow,
 }
 
 impl Kind {
@@ -52,6 +61,7 @@ impl Kind {
             Self::Update => "UPDATE",
             Self::Delete => "DELETE",
             Self::Undelete => "UNDELETE",
+            Self::Overflow => "GAP_OVERFLOW",
         }
     }
 }
@@ -84,6 +94,11 @@ pub(crate) struct Transaction {
 }
 
 impl Object {
+    /// True when this is the event that tells of the object, or that the object is.
+    pub(crate) fn tells(&self, event: &str) -> bool {
+        if self.is_event() { self.name == event } else { self.change_event() == event }
+    }
+
     /// Returns the event that tells of changes of this object.
     pub(crate) fn change_event(&self) -> String {
         match self.name.strip_suffix("__c") {
@@ -93,12 +108,12 @@ impl Object {
     }
 }
 
-fn told(field: &Field) -> bool {
+pub(super) fn told(field: &Field) -> bool {
     field.formula.is_none() && !field.calculated && !LEFT_OUT.contains(&field.name.as_str())
 }
 
 /// Returns the name that a field has in an event: parts of addresses and names stand inside them.
-fn path_of(object: &Object, field: &Field) -> (Option<String>, String) {
+pub(super) fn path_of(object: &Object, field: &Field) -> (Option<String>, String) {
     let of_person = ["Salutation", "FirstName", "MiddleName", "LastName", "Suffix"].contains(&field.name.as_str());
     if of_person && object.field("LastName").is_some() {
         return (Some("Name".to_owned()), field.name.clone());
@@ -140,8 +155,9 @@ impl Store<'_> {
             return Ok(());
         }
         let wanted = |field: &&Field| match kind {
-            Kind::Delete => false,
-            Kind::Update => changed.contains(&field.name),
+            Kind::Delete | Kind::Overflow => false,
+            // When it was changed is told also where a second has not passed since.
+            Kind::Update => changed.contains(&field.name) || field.name == "LastModifiedDate",
             Kind::Create | Kind::Undelete => true,
         };
         let told: Vec<&Field> = object.stored().filter(|field| told(field)).filter(wanted).collect();
@@ -203,9 +219,48 @@ impl Store<'_> {
         Ok(())
     }
 
+    /// Returns the id of the schema of an object's events; whoever reads one later finds it under this id.
+    fn event_schema(&self, object: &str) -> Answered<String> {
+        let Some(object) = self.all.object(object) else { return Ok(String::new()) };
+        let schema = self.schemas.of(object)?;
+        let sql = "INSERT OR IGNORE INTO _event_schema (id, json) VALUES (?,?)";
+        self.connection.prepare_cached(sql)?.execute([&schema.id, &schema.json])?;
+        Ok(schema.id.clone())
+    }
+
+    fn strikes(&self, object: &str, fault: &Fault) -> bool {
+        self.chaos.strike(Subject { object, ..Subject::default() }, |one| one == fault).is_some()
+    }
+
+    /// Puts one event in the place of all changes of an object where a step changes too many records.
+    fn overflowing(&self, pending: Vec<Pending>) -> Vec<Pending> {
+        let mut changed: BTreeMap<String, usize> = BTreeMap::new();
+        for event in &pending {
+            if let Pending::Change { object, ids, .. } = event {
+                *changed.entry(object.clone()).or_default() += ids.len();
+            }
+        }
+        changed.retain(|object, records| *records > OVERFLOW || self.strikes(object, &Fault::EventOverflow));
+        let mut told = Vec::with_capacity(pending.len());
+        for event in pending {
+            match event {
+                Pending::Change { object, .. } if changed.get(&object) == Some(&0) => {}
+                Pending::Change { object, .. } if changed.contains_key(&object) => {
+                    changed.insert(object.clone(), 0);
+                    let (ids, kind) = (vec![NO_RECORD.to_owned()], Kind::Overflow);
+                    let (fields, changed, nulled) = (Map::new(), Vec::new(), Vec::new());
+                    told.push(Pending::Change { object, ids, kind, fields, changed, nulled });
+                }
+                other => told.push(other),
+            }
+        }
+        told
+    }
+
     /// Keeps what is to be published, in the transaction that it tells of.
     pub(crate) fn publish(&mut self, transaction: &mut Transaction, at: i64) -> Answered<()> {
-        for event in std::mem::take(&mut self.pending) {
+        let pending = std::mem::take(&mut self.pending);
+        for event in self.overflowing(pending) {
             if transaction.events == 0 {
                 let serial: i64 = self.connection.query_row(
                     "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name='_event'), 0) + 1",
@@ -218,22 +273,31 @@ impl Store<'_> {
             transaction.events += 1;
             let (topic, uuid, schema, payload) = match event {
                 Pending::Platform { object, id, mut fields } => {
-                    let schema = self.all.object(&object).map(schema_id).unwrap_or_default();
+                    let schema = self.event_schema(&object)?;
                     fields.insert("CreatedDate".to_owned(), json!(value::rest_datetime(&self.now)));
                     fields.insert("CreatedById".to_owned(), json!(self.user));
                     (object, uuid_of(&id), schema, Value::Object(fields))
                 }
-                Pending::Change { object, ids, kind, mut fields, changed, nulled } => {
+                Pending::Change { object, ids, kind, mut fields, mut changed, mut nulled } => {
+                    let large = || json!(fields).to_string().len() > LARGEST;
+                    let gap = match kind {
+                        Kind::Overflow => false,
+                        _ => self.strikes(&object, &Fault::EventGap) || large(),
+                    };
+                    if gap {
+                        (fields, changed, nulled) = (Map::new(), Vec::new(), Vec::new());
+                    }
+                    let word = if gap { format!("GAP_{}", kind.word()) } else { kind.word().to_owned() };
                     let known = self.all.object(&object);
                     let topic = known.map(Object::change_event).unwrap_or_default();
                     let header = json!({
-                        "entityName": object, "recordIds": ids, "changeType": kind.word(),
+                        "entityName": object, "recordIds": ids, "changeType": word,
                         "changeOrigin": ORIGIN.with_borrow(String::clone), "transactionKey": transaction.key,
                         "sequenceNumber": transaction.events, "commitTimestamp": at, "commitNumber": transaction.first,
                         "commitUser": self.user, "nulledFields": nulled, "diffFields": [], "changedFields": changed});
                     fields.insert("ChangeEventHeader".to_owned(), header);
                     let uuid = uuid_of(&format!("{}-{}", transaction.key, transaction.events));
-                    (topic, uuid, known.map(schema_id).unwrap_or_default(), Value::Object(fields))
+                    (topic, uuid, self.event_schema(&object)?, Value::Object(fields))
                 }
             };
             let sql = "INSERT INTO _event (topic, at, uuid, schema, payload) VALUES (?,?,?,?,?)";

@@ -2,10 +2,17 @@
 
 mod bus;
 mod changes;
+mod pubsub;
+mod schemas;
 mod streaming;
+#[rustfmt::skip]
+#[allow(clippy::all, clippy::pedantic, missing_docs, unreachable_pub, reason = "written by a program")]
+mod wire;
 
 pub(crate) use bus::{Bus, migrate};
 pub(crate) use changes::{Kind as ChangeKind, Pending, Transaction, set_origin};
+pub(crate) use pubsub::{PATH as PUBSUB, service as pubsub};
+pub(crate) use schemas::Schemas;
 pub(crate) use streaming::Streams;
 
 use serde_json::{Value, json};
@@ -13,7 +20,7 @@ use serde_json::{Value, json};
 use crate::error::Answered;
 use crate::org::Org;
 use crate::rest::{Answer, Call};
-use crate::schema::{Field, Kind, Object};
+use crate::schema::Object;
 
 impl Object {
     /// True for platform events.
@@ -35,7 +42,7 @@ impl Org {
 
     /// Answers `sobjects/{event}/eventSchema`: the event as an Avro record.
     pub(crate) fn event_schema(&self, call: &Call, object: &Object) -> Answered<Answer> {
-        let mut schema = event_record(object);
+        let mut schema = schemas::record_of(object);
         // The other format has the fields below a payload.
         if call.query.get("payloadFormat").is_some_and(|format| format.eq_ignore_ascii_case("EXPANDED")) {
             schema = json!({"name": "Event", "namespace": "com.sforce.eventbus", "type": "record", "fields": [
@@ -44,38 +51,7 @@ impl Org {
                     {"name": "event", "type": {"type": "record", "name": "EventMetadata", "fields":
                         [{"name": "replayId", "type": "long"}]}}]}}, {"name": "channel", "type": "string"}]});
         }
-        schema["uuid"] = json!(schema_id(object));
+        schema["uuid"] = json!(self.schemas.of(object)?.id);
         Ok(Answer::json(200, &schema))
-    }
-}
-
-/// Returns a platform event as an Avro record.
-fn event_record(object: &Object) -> Value {
-    let shown = object.fields.iter().filter(|field| field.custom);
-    let mut fields = vec![
-        json!({"name": "CreatedDate", "type": "long", "doc": "CreatedDate:DateTime"}),
-        json!({"name": "CreatedById", "type": "string", "doc": "CreatedBy:EntityId"}),
-    ];
-    fields.extend(shown.map(avro));
-    json!({"name": object.name, "namespace": "com.sforce.eventbus", "type": "record", "fields": fields})
-}
-
-/// Returns what the schema of an object's events is known by; it is another when a field is.
-fn schema_id(object: &Object) -> String {
-    let print = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, event_record(object).to_string().as_bytes());
-    print.as_ref().iter().take(11).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
-fn avro(field: &Field) -> Value {
-    let kind = match field.kind {
-        Kind::Boolean => "boolean",
-        Kind::Date | Kind::Datetime => "long",
-        kind if kind.numeric() => "double",
-        _ => "string",
-    };
-    if field.nillable {
-        json!({"name": field.name, "type": ["null", kind], "doc": format!("Data:{}", field.kind.word()), "default": null})
-    } else {
-        json!({"name": field.name, "type": kind, "doc": format!("Data:{}", field.kind.word())})
     }
 }

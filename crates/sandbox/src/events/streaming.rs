@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::bus::{From, Topics, topics};
+use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::org::Org;
 use crate::rest::{Answer, Call};
@@ -28,7 +29,7 @@ pub(crate) struct Streams {
 
 #[derive(Debug)]
 struct Client {
-    user: String,
+    caller: Arc<Caller>,
     seen: Instant,
     /// Connects that are held now.
     held: usize,
@@ -126,7 +127,7 @@ impl Org {
         clients.insert(
             id.clone(),
             Client {
-                user: call.caller.user_id.clone(),
+                caller: call.caller.clone(),
                 seen: Instant::now(),
                 held: 0,
                 connected: false,
@@ -177,7 +178,8 @@ impl Org {
                 None
             };
             let mut clients = self.streams.clients();
-            let Some(known) = clients.get_mut(client).filter(|known| known.user == call.caller.user_id) else {
+            let Some(known) = clients.get_mut(client).filter(|known| known.caller.user_id == call.caller.user_id)
+            else {
                 return refusal(&one, "403::Unknown client", "handshake");
             };
             known.seen = Instant::now();
@@ -227,13 +229,13 @@ impl Org {
 
     /// Returns the events that a client has not had, in the order of their numbers, as messages.
     fn collect(&self, id: &str) -> Vec<Value> {
-        let subscriptions =
-            self.streams.clients().get(id).map(|client| client.subscriptions.clone()).unwrap_or_default();
+        let known = self.streams.clients().get(id).map(|client| (client.caller.clone(), client.subscriptions.clone()));
+        let Some((caller, subscriptions)) = known else { return Vec::new() };
         let mut found: Vec<(i64, Value)> = Vec::new();
         let mut reached: Vec<(String, i64)> = Vec::new();
         for (channel, (topics, behind)) in subscriptions {
-            let Ok(events) = self.published(&topics, behind, EVENTS) else { continue };
-            reached.extend(events.last().map(|last| (channel.clone(), last.replay)));
+            let Ok((events, last)) = self.published(&caller, &topics, behind, EVENTS) else { continue };
+            reached.extend(last.map(|last| (channel.clone(), last)));
             found.extend(events.into_iter().map(|event| {
                 let data = json!({"schema": event.schema, "payload": event.payload,
                                   "event": {"replayId": event.replay, "EventUuid": event.uuid}});

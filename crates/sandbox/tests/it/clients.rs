@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use sandbox::{Config, Sandbox};
+use sandbox::{Config, ManagedSubscription, Sandbox};
 
 use serde_json::json;
 
@@ -59,6 +59,29 @@ async fn jsforce_listens_to_the_sandbox() -> Result<(), Failed> {
     config.definition.change_data_capture = vec!["Account".to_owned()];
     let sandbox = Sandbox::start(config).await?;
     judged_at(&sandbox, Command::new("node"), "jsforce_streaming.mjs", &[&modules], 4).await
+}
+
+/// An org that publishes changes of accounts and contacts, and keeps a subscription's position.
+async fn telling() -> Result<Sandbox, Failed> {
+    crate::provider();
+    let mut config = Config { projects: vec![here("../../../shared/data/ebikes-lwc")], ..Config::default() };
+    config.definition.change_data_capture = vec!["Account".to_owned(), "Contact".to_owned()];
+    let (name, topic) = ("Accounts".to_owned(), "/data/AccountChangeEvent".to_owned());
+    config.definition.managed_event_subscriptions = vec![ManagedSubscription { name, topic, earliest: true }];
+    Ok(Sandbox::start(config).await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_s_pubsub_client_listens_to_the_sandbox() -> Result<(), Failed> {
+    let sandbox = telling().await?;
+    let modules = setting("BRIDGEHEAD_TEST_NODE_MODULES")?;
+    judged_at(&sandbox, Command::new("node"), "pubsub_node.mjs", &[&modules], 4).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn python_s_pubsub_stubs_listen_to_the_sandbox() -> Result<(), Failed> {
+    let sandbox = telling().await?;
+    judged_at(&sandbox, Command::new(setting("BRIDGEHEAD_TEST_PYTHON")?), "pubsub_python.py", &[], 5).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

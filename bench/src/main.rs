@@ -22,6 +22,9 @@ use serde_json::{Value, json};
 
 type Failed = Box<dyn Error + Send + Sync>;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Clients that call at the same time.
 const CLIENTS: usize = 200;
 

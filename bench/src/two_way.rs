@@ -195,9 +195,9 @@ pub(crate) async fn run(pairs: usize) -> std::result::Result<(), Failed> {
         circle: Vec::new(),
     };
     let (ours, theirs) = (Table::new(Side::Salesforce, pairs)?, Table::new(Side::External, pairs)?);
-    println!("memory: {} MB with both tables", status("VmRSS:"));
     let options = Options { force: true, ..Options::default() };
     for what in ["first pairing", "5% changed on each side, everything read"] {
+        println!("memory: {} MB with both tables", status("VmRSS:"));
         let started = Instant::now();
         let report = engine::run_pairs(&sync, [&ours, &theirs], &store, &|_| None, &options, &|_| {}).await?;
         per_second(what, pairs as u64, started.elapsed());

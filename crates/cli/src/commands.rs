@@ -143,13 +143,25 @@ pub(crate) async fn plan(project: &Project, names: &[String], as_json: bool) -> 
     Failure::all(failures)
 }
 
-/// Stops at a checkpoint on Ctrl-C.
-fn stop_on_interrupt() -> CancellationToken {
+/// Stops at a checkpoint on Ctrl-C, or when the system asks for it.
+pub(crate) fn stop_on_interrupt() -> CancellationToken {
     let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            token.cancel();
+        #[cfg(unix)]
+        let asked = async {
+            match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+                Ok(mut terminate) => drop(terminate.recv().await),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        #[cfg(not(unix))]
+        let asked = std::future::pending::<()>();
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => if interrupted.is_ok() {
+                token.cancel();
+            },
+            () = asked => token.cancel(),
         }
     });
     stop

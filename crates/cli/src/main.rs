@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod conflicts;
 mod demo;
+mod follow;
 mod project;
 mod sandbox;
 
@@ -13,6 +14,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use model::Class;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Keeps a Salesforce org and the systems around it in step.
 #[derive(Debug, Parser)]
@@ -59,7 +63,16 @@ enum Command {
         /// Go on where a brake would stop a two-way sync.
         #[arg(long)]
         force: bool,
+        /// Go on with changes of two-way syncs as they happen, until Ctrl-C.
+        #[arg(long, conflicts_with = "full")]
+        follow: bool,
         /// One JSON object per run, instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what the streams of followed syncs do: how many changes, how late, how often cut.
+    Streams {
+        /// One JSON object per stream, instead of text.
         #[arg(long)]
         json: bool,
     },
@@ -230,7 +243,9 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Check => commands::check(&open()?).await,
         Command::Plan { syncs, json } => commands::plan(&open()?, &syncs, json).await,
-        Command::Run { syncs, full, force, json } => commands::run(&open()?, &syncs, full, force, json).await,
+        Command::Run { syncs, force, follow: true, json, .. } => follow::follow(&open()?, &syncs, force, json).await,
+        Command::Run { syncs, full, force, json, .. } => commands::run(&open()?, &syncs, full, force, json).await,
+        Command::Streams { json } => follow::streams(&open()?, json),
         Command::Undo { run, force, json } => commands::undo(&open()?, run, force, json).await,
         Command::Conflicts(arguments) => conflicts::run(&open()?, arguments),
         Command::Capture(arguments) => capture::run(&open()?, arguments).await,

@@ -90,6 +90,27 @@ pub struct Captured {
     pub trouble: Option<String>,
 }
 
+/// Changes that a system tells as they happen.
+#[derive(Debug, Default)]
+pub struct Notice {
+    /// Records that changed or are gone, by the key that the listener was asked for.
+    pub keys: Vec<String>,
+    /// When the oldest of these changes was committed, in microseconds since 1970 by the system's clock.
+    pub committed: Option<i64>,
+    /// The end of a window all of whose changes are told with this notice and those before it; `None` where the system's
+    /// notices are no windows.
+    pub until: Option<String>,
+    /// Why not all was told that changed since the last window: it is to be looked for.
+    pub missed: Option<String>,
+    /// True when the connection was lost before it, and made again.
+    pub reconnected: bool,
+    /// Wants to know when everything that was told has an outcome; nothing more is told before.
+    pub settled: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+/// Notices of an entity. Dropping it ends the listening and leaves nothing running.
+pub type Notices = BoxStream<'static, Result<Notice>>;
+
 /// A span of changes by the source's own cursor, ends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
@@ -230,6 +251,19 @@ pub trait Source: Catalog {
         Ok(())
     }
 
+    /// Listens to changes of an entity from now on, by the value of `key`. Lost connections are made again, and what could
+    /// not be told for that is said to be missed; an error is the last notice.
+    ///
+    /// # Errors
+    ///
+    /// Class `Mapping` where the system tells no changes of this entity as they happen.
+    async fn listen(&self, entity: &Entity, _key: &str) -> Result<Notices> {
+        Err(Error::new(
+            Class::Mapping,
+            format!("changes of {} can't be followed: nothing tells of them as they happen", entity.name),
+        ))
+    }
+
     /// Starts a read. Dropping the stream stops it and leaves nothing running.
     async fn read(&self, read: Read) -> Result<Batches>;
 
@@ -238,6 +272,12 @@ pub trait Source: Catalog {
     /// a later change are waited for.
     async fn fetch(&self, entity: &Entity, _fields: &[String], _key: &str, _keys: &[String]) -> Result<ChangeBatch> {
         Err(one_way(entity))
+    }
+
+    /// As [`Source::fetch`], without waiting: records that were changed so recently come as they are, and a guarded write
+    /// to one of them is refused as if it had moved.
+    async fn fetch_now(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {
+        self.fetch(entity, fields, key, keys).await
     }
 }
 

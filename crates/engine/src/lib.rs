@@ -15,9 +15,10 @@ mod two_way;
 
 pub use merge::{Contested, Policy};
 pub use prepare::{Forecast, forecast};
-pub use report::{Counts, Error, Progress, Receipt, Report};
+pub use report::{Counts, Error, Lag, Progress, Receipt, Report};
 pub use run::{Options, run};
 pub use sync::{Deletes, Sync, circle_of, in_order};
 pub use two_way::{
-    PreparedPairs, TwoWayRules, capture_of, forecast_pairs, prepare_pairs, run_pairs, run_prepared, undo_pairs,
+    Following, PreparedPairs, Stream, TwoWayRules, capture_of, follow_pairs, forecast_pairs, prepare_pairs, run_pairs,
+    run_prepared, undo_pairs,
 };

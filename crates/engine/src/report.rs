@@ -130,6 +130,21 @@ impl Receipt {
     }
 }
 
+/// How late changes were on the other side, in milliseconds from commit to commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Lag {
+    /// Changes whose time was told.
+    pub count: u64,
+    /// Half of them were as quick as this.
+    pub p50: f64,
+    /// 95 of 100 were.
+    pub p95: f64,
+    /// 99 of 100 were.
+    pub p99: f64,
+    /// The slowest.
+    pub max: f64,
+}
+
 /// What a run did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -162,6 +177,9 @@ pub struct Report {
     /// Some of them.
     #[serde(default)]
     pub left_keys: Vec<String>,
+    /// How late changes were, where they were followed as they happened.
+    #[serde(default)]
+    pub lag: Option<Lag>,
     /// Time until batches came, in milliseconds.
     pub read_ms: u64,
     /// Time spent mapping, in milliseconds.

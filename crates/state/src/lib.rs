@@ -7,7 +7,7 @@
 mod pairs;
 mod schema;
 
-pub use pairs::{Conflict, Image, Intent, Noted, PairCommit, Revisit, letter_key};
+pub use pairs::{Conflict, Image, Intent, Noted, PairCommit, Revisit, ShownStream, letter_key};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

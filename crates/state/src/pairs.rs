@@ -37,6 +37,21 @@ pub struct Image {
     pub after: String,
 }
 
+/// What a stream of changes did, as it was last stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownStream {
+    /// The sync.
+    pub sync: String,
+    /// The side that tells.
+    pub side: Side,
+    /// What it did, as JSON.
+    pub body: String,
+    /// True when it was ended in order; one that is cut off stays open, and its time stands still.
+    pub ended: bool,
+    /// When it was stored, in RFC 3339.
+    pub at: String,
+}
+
 /// Numbers of what was noted before a write.
 #[derive(Debug, Default)]
 pub struct Noted {
@@ -263,6 +278,39 @@ impl Store {
         self.with(|db| {
             let sql = "DELETE FROM image WHERE run IN (SELECT id FROM run WHERE started < ?1)";
             db.execute(sql, [before.to_rfc3339()]).map(drop)
+        })
+    }
+
+    /// Stores what a stream of changes does, as JSON, for people to look at.
+    pub fn show_stream(
+        &self,
+        sync: &str,
+        side: Side,
+        body: &str,
+        ended: bool,
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> Result<()> {
+        self.with(|db| {
+            let sql = "INSERT OR REPLACE INTO stream (sync, side, body, ended, at) VALUES (?1, ?2, ?3, ?4, ?5)";
+            let values = params![sync, side_number(side), body, ended, now.to_rfc3339()];
+            db.prepare_cached(sql)?.execute(values).map(drop)
+        })
+    }
+
+    /// Returns what streams of changes do, by sync and side.
+    pub fn streams(&self) -> Result<Vec<ShownStream>> {
+        self.with(|db| {
+            db.prepare_cached("SELECT sync, side, body, ended, at FROM stream ORDER BY sync, side")?
+                .query_map([], |row| {
+                    Ok(ShownStream {
+                        sync: row.get(0)?,
+                        side: if row.get::<_, i64>(1)? == 0 { Side::Salesforce } else { Side::External },
+                        body: row.get(2)?,
+                        ended: row.get(3)?,
+                        at: row.get(4)?,
+                    })
+                })?
+                .collect()
         })
     }
 

@@ -55,6 +55,11 @@ const STEPS: &[&str] = &[
     CREATE TABLE merged (mapping TEXT NOT NULL, external TEXT NOT NULL, into_external TEXT NOT NULL,
                          UNIQUE (mapping, external));
 ",
+    "
+    -- What streams of changes do, for people to look at.
+    CREATE TABLE stream (sync TEXT NOT NULL, side INTEGER NOT NULL, body TEXT NOT NULL, ended INTEGER NOT NULL,
+                         at TEXT NOT NULL, UNIQUE (sync, side));
+",
 ];
 
 /// The format that this version writes.

@@ -29,12 +29,18 @@ pub(crate) struct Bench {
     pub(crate) sandbox: Sandbox,
 }
 
+/// An org that tells of changes.
+fn config(folder: &Path) -> Config {
+    let mut config = Config { projects: vec![folder.join("org")], api_calls: 1_000_000, ..Config::default() };
+    config.definition.change_data_capture = vec!["Account".to_owned()];
+    config
+}
+
 impl Bench {
     pub(crate) async fn new() -> Result<Self, Failed> {
         let folder = tempfile::tempdir()?;
         copy(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/bicycle"), folder.path())?;
-        let config = Config { projects: vec![folder.path().join("org")], api_calls: 1_000_000, ..Config::default() };
-        let sandbox = Sandbox::start(config).await?;
+        let sandbox = Sandbox::start(config(folder.path())).await?;
         let bench = Self { folder, sandbox };
         bench.erp()?.execute_batch(include_str!("../../../../examples/bicycle/erp.sql"))?;
         Ok(bench)
@@ -44,8 +50,7 @@ impl Bench {
     pub(crate) async fn restarted(self) -> Result<Self, Failed> {
         let Self { folder, sandbox } = self;
         sandbox.stop().await;
-        let config = Config { projects: vec![folder.path().join("org")], api_calls: 1_000_000, ..Config::default() };
-        Ok(Self { sandbox: Sandbox::start(config).await?, folder })
+        Ok(Self { sandbox: Sandbox::start(config(folder.path())).await?, folder })
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

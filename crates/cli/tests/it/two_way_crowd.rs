@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sandbox::{Fault, Rule};
 use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 
 use crate::bench::{Bench, Failed};
 use crate::crash::Moments;
+use crate::follow::Followed;
 
 const RECORDS: usize = 10_000;
 const EDITS: usize = 50_000;
@@ -101,10 +103,36 @@ async fn everything_in_salesforce(client: &salesforce::Client) -> Result<HashMap
 
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_writers_and_ten_kills_lose_nothing() -> Result<(), Failed> {
+    crowd("crowd", &["run", "--force"]).await
+}
+
+/// The same where changes are followed as they happen, and events go wrong in every way that they can.
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_writers_ten_kills_and_events_that_go_wrong_lose_nothing() -> Result<(), Failed> {
+    crowd("followers", &["run", "--follow", "both", "--force"]).await
+}
+
+/// Lets events go wrong: lost, twice, out of order, late, without what they tell, and with their stream cut.
+fn mislead(bench: &Bench) {
+    for (fault, probability) in [
+        (Fault::EventLost, 0.01),
+        (Fault::EventDoubled, 0.05),
+        (Fault::EventReordered, 0.2),
+        (Fault::EventLate { milliseconds: 30 }, 0.01),
+        (Fault::EventGap, 0.02),
+        (Fault::EventOverflow, 0.000_2),
+        (Fault::StreamCut, 0.005),
+        (Fault::ExpireSession, 0.000_2),
+    ] {
+        bench.sandbox.misbehave(Rule { probability, ..Rule::new(fault) });
+    }
+}
+
+async fn crowd(name: &str, how: &[&str]) -> Result<(), Failed> {
     let url = std::env::var("BRIDGEHEAD_TEST_POSTGRES").map_err(|_| "BRIDGEHEAD_TEST_POSTGRES is not set")?;
     let bench = Bench::new().await?;
     bench.sandbox.allow_calls(u64::from(u32::MAX));
-    let table = format!("crowd_{}", std::process::id());
+    let table = format!("{name}_{}", std::process::id());
     let db = postgres(&url).await?;
     db.batch_execute(&format!(
         "DROP TABLE IF EXISTS {table};
@@ -122,6 +150,10 @@ async fn eight_writers_and_ten_kills_lose_nothing() -> Result<(), Failed> {
     std::fs::write(bench.path("bridgehead.yaml"), format!("{head}{rest}"))?;
     bench.expect(&["run"], 0, &["10000 created", "no row missing"]).await?;
 
+    let follows = how.contains(&"--follow");
+    if follows {
+        mislead(&bench);
+    }
     let client = Arc::new(bench.client()?);
     let mut writers = Vec::new();
     for writer in 0..WRITERS / 2 {
@@ -134,13 +166,30 @@ async fn eight_writers_and_ten_kills_lose_nothing() -> Result<(), Failed> {
     let mut kills = 0;
     while kills < KILLS || writers.iter().any(|writer| !writer.is_finished()) {
         assert!(begun.elapsed() < Duration::from_mins(8), "{kills} kills in eight minutes");
-        let moment = Duration::from_millis(300 + dice.next(4_000));
-        kills += usize::from(bench.killed_after(moment, &["run", "--force"]).await?);
+        // Long enough that it follows for a while, where it does.
+        let moment = Duration::from_millis(300 + dice.next(if follows { 9_000 } else { 4_000 }));
+        kills += usize::from(bench.killed_after(moment, how).await?);
     }
     let (mut ours, mut theirs) = (Last::new(), Last::new());
     for (at, writer) in writers.into_iter().enumerate() {
         let last = writer.await??;
         if at % 2 == 0 { ours.extend(last) } else { theirs.extend(last) }
+    }
+    if follows {
+        bench.sandbox.behave();
+        let followed = Followed::start(&bench).await?;
+        let begun = Instant::now();
+        let mut equal = false;
+        while !equal {
+            assert!(begun.elapsed() < Duration::from_mins(1), "both sides are not equal a minute after the last edit");
+            let left = everything_in_salesforce(&client).await?;
+            let rows = db.query(&format!("SELECT id, name, city, country FROM {table}"), &[]).await?;
+            equal = rows.iter().all(|row| {
+                let values: [Option<String>; 3] = [row.get(1), row.get(2), row.get(3)];
+                left.get(&row.get::<_, String>(0)) == Some(&values)
+            });
+        }
+        println!("equal after {:?}; {}", begun.elapsed(), followed.stop().await?);
     }
     // Soon there is nothing left to do.
     let mut quiet = false;

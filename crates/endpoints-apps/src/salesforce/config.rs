@@ -10,10 +10,11 @@ use serde::Deserialize;
 use super::{DEFAULT_BULK_ROWS, Org, failed};
 
 /// Salesforce, as a kind of connection.
-pub const KIND: Kind =
-    Kind::new::<SalesforceConfig>("salesforce", "A Salesforce org, by REST and Bulk API 2.0.", |value, setup| {
-        configuration::<SalesforceConfig>(value)?.open(setup)
-    });
+pub const KIND: Kind = Kind::new::<SalesforceConfig>(
+    "salesforce",
+    "A Salesforce org, by REST, Bulk API 2.0 and the Pub/Sub API.",
+    |value, setup| configuration::<SalesforceConfig>(value)?.open(setup),
+);
 
 /// A Salesforce org.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -27,6 +28,9 @@ pub struct SalesforceConfig {
     /// API version, such as `"66.0"`.
     #[serde(default)]
     pub version: Option<String>,
+    /// Address of the Pub/Sub API with scheme and port, where it is not the usual one.
+    #[serde(default)]
+    pub pubsub: Option<String>,
     /// From how many rows on reads and writes go by Bulk API 2.0.
     #[serde(default = "SalesforceConfig::default_bulk_rows")]
     pub bulk_rows: u64,
@@ -80,9 +84,9 @@ impl SalesforceConfig {
     fn open(self, setup: &Setup<'_>) -> Result<Arc<dyn Endpoint>> {
         let mut settings = Settings::default();
         settings.version = self.version.clone().unwrap_or(settings.version);
-        let bulk_rows = self.bulk_rows;
+        let (bulk_rows, pubsub) = (self.bulk_rows, self.pubsub.clone());
         let client = Client::new(self.credentials(setup)?, settings).map_err(failed("the client cannot be set up"))?;
-        Ok(Arc::new(Org::new(client, Arc::clone(&setup.journal), bulk_rows)))
+        Ok(Arc::new(Org::new(client, Arc::clone(&setup.journal), bulk_rows).with_pubsub(pubsub)))
     }
 
     fn credentials(self, setup: &Setup<'_>) -> Result<Credentials> {

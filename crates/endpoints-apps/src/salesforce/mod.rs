@@ -2,6 +2,7 @@
 
 mod config;
 mod convert;
+mod notices;
 mod pairs;
 mod sink;
 mod source;
@@ -24,6 +25,8 @@ pub struct Org {
     client: Client,
     journal: Arc<dyn Journal>,
     bulk_rows: u64,
+    /// Address of the Pub/Sub API, where it is not the usual one.
+    pubsub: Option<String>,
 }
 
 impl std::fmt::Debug for Org {
@@ -36,7 +39,13 @@ impl Org {
     /// Returns an endpoint over a client. Reads and writes of at least `bulk_rows` rows become Bulk jobs,
     /// whose ids `journal` remembers.
     pub fn new(client: Client, journal: Arc<dyn Journal>, bulk_rows: u64) -> Self {
-        Self { client, journal, bulk_rows }
+        Self { client, journal, bulk_rows, pubsub: None }
+    }
+
+    /// The same endpoint, which listens to events at this address.
+    #[must_use]
+    pub fn with_pubsub(self, address: Option<String>) -> Self {
+        Self { pubsub: address, ..self }
     }
 
     async fn object(&self, name: &str) -> Result<Arc<Object>> {

@@ -31,6 +31,7 @@ impl Org {
         fields: &[String],
         key: &str,
         keys: &[String],
+        patient: bool,
     ) -> Result<ChangeBatch> {
         let (mut columns, mut kinds) = (Vec::new(), Vec::new());
         for name in fields {
@@ -44,6 +45,11 @@ impl Org {
         if warm.is_empty() {
             return Ok(ChangeBatch::upserts(first, None));
         }
+        let broken =
+            |error: arrow::error::ArrowError| Error::new(Class::Internal, "cannot join records").caused_by(error);
+        if !patient {
+            return Ok(ChangeBatch::upserts(earlier(&first, stamp, &warm).map_err(broken)?, None));
+        }
         // Until the second is over by the org's clock, which its answers tell by the second.
         let newest = stamp.map(|at| first.column(at).as_primitive::<TimestampMicrosecondType>());
         let newest = newest.and_then(|times| warm.iter().map(|row| times.value(*row)).max()).unwrap_or_default();
@@ -53,8 +59,6 @@ impl Org {
         let (second, warm_still) = self.selected(entity, fields, key, &again, &schema, &kinds, stamp).await?;
         let cold: arrow::array::UInt32Array =
             (0..first.num_rows()).filter(|row| !warm.contains(row)).map(|row| row as u32).collect();
-        let broken =
-            |error: arrow::error::ArrowError| Error::new(Class::Internal, "cannot join records").caused_by(error);
         let cold = arrow::compute::take_record_batch(&first, &cold).map_err(broken)?;
         let second = earlier(&second, stamp, &warm_still).map_err(broken)?;
         Ok(ChangeBatch::upserts(concat_batches(&schema, [&cold, &second]).map_err(broken)?, None))

@@ -8,7 +8,7 @@ use ::salesforce::{CsvReader, JsonTable};
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, TimeDelta};
-use endpoint::{Batches, Error, Read, Result, Source, Window};
+use endpoint::{Batches, Error, Notices, Read, Result, Source, Window};
 use futures::StreamExt as _;
 use model::{ChangeBatch, Class, Entity, Position, Type};
 use tokio::sync::mpsc;
@@ -115,7 +115,15 @@ impl Source for Org {
     }
 
     async fn fetch(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {
-        self.by_key(entity, fields, key, keys).await
+        self.by_key(entity, fields, key, keys, true).await
+    }
+
+    async fn fetch_now(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {
+        self.by_key(entity, fields, key, keys, false).await
+    }
+
+    async fn listen(&self, entity: &Entity, _: &str) -> Result<Notices> {
+        self.notices(entity).await
     }
 
     async fn read(&self, read: Read) -> Result<Batches> {

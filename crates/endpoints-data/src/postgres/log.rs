@@ -8,11 +8,13 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use endpoint::{CHANGES, Captured, Error, LOG, Read, Result, Window};
-use futures::TryStreamExt as _;
+use endpoint::{CHANGES, Captured, Error, LOG, Notice, Notices, Read, Result, Window};
+use futures::{StreamExt as _, TryStreamExt as _};
 use model::{Class, Entity};
+use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::pgoutput::{Decoder, Told};
 use super::{Postgres, failed};
@@ -24,6 +26,15 @@ const KEYS: usize = 10_000;
 const ASKS: (u32, Duration) = (150, Duration::from_millis(200));
 /// Bytes of log kept for a slot above which it is time to look.
 const MUCH: u64 = 8 << 30;
+
+/// How often a log is looked at that is listened to.
+const TICK: Duration = Duration::from_millis(5);
+/// The pauses before a connection is made again: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
+/// Bytes of log without a change of ours after which the slot follows.
+const PASSED: i64 = 1 << 20;
+/// Keys in one notice.
+const MANY: usize = 100_000;
 
 /// A connection that has the notes of a window.
 pub(super) struct Noted {
@@ -41,6 +52,163 @@ pub(super) fn slot(entity: &Entity) -> Option<&str> {
 fn place(number: &str) -> String {
     let number: u64 = number.parse().unwrap_or_default();
     format!("{:X}/{:X}", number >> 32, number & 0xFFFF_FFFF)
+}
+
+struct Listener {
+    postgres: Postgres,
+    slot: String,
+    entity: String,
+    key: String,
+    /// Up to where the log was told.
+    told: String,
+    /// False until what there was before is read.
+    begun: bool,
+}
+
+impl Listener {
+    /// Tells changes until there is an error that time does not mend, which is told last.
+    async fn listen(&mut self, client: Client, sender: &mpsc::Sender<Result<Notice>>) {
+        let (mut client, mut reconnected) = (Some(client), false);
+        let mut pause = PAUSES[0];
+        loop {
+            let connected = match client.take() {
+                Some(client) => Ok(client),
+                None => self.postgres.open().await,
+            };
+            let failed = match connected {
+                Ok(client) => match self.read_on(&client, sender, std::mem::take(&mut reconnected)).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            if !failed.class().is_transient() {
+                let _ = sender.send(Err(failed)).await;
+                return;
+            }
+            tracing::debug!(slot = self.slot, error = %failed, "listening again");
+            reconnected = true;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSES[1]);
+        }
+    }
+
+    /// Reads the log on, over one connection, as long as somebody listens.
+    async fn read_on(
+        &mut self,
+        client: &Client,
+        sender: &mpsc::Sender<Result<Notice>>,
+        mut reconnected: bool,
+    ) -> Result<()> {
+        let what = || failed(format!("cannot read changes of {} from the log", self.entity));
+        let end = "SELECT (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::text,
+                          (pg_current_wal_flush_lsn() - confirmed_flush_lsn)::bigint
+                   FROM pg_replication_slots WHERE slot_name = $1 AND wal_status IS DISTINCT FROM 'lost'";
+        let end = client.prepare(end).await.map_err(what())?;
+        if !self.begun {
+            // What there was before is read by whoever listens, and needs not be told.
+            match self.tell(sender, Notice::default()).await {
+                None => return Ok(()),
+                Some(_) => self.advance(client, &self.told).await?,
+            }
+            self.begun = true;
+        }
+        loop {
+            let row = client.query_opt(&end, &[&self.slot]).await.map_err(what())?;
+            let Some(row) = row else {
+                let missed = Some(format!("its slot {} is gone, or has lost what it was to tell", self.slot));
+                if self
+                    .tell(sender, Notice { missed, reconnected: std::mem::take(&mut reconnected), ..Notice::default() })
+                    .await
+                    .is_none()
+                {
+                    return Ok(());
+                }
+                continue;
+            };
+            let (until, behind): (String, Option<i64>) = (row.get(0), row.get(1));
+            if until == self.told {
+                tokio::time::sleep(TICK).await;
+                continue;
+            }
+            let mut notice = self.changes(client, &until).await?;
+            self.told.clone_from(&until);
+            notice.reconnected = std::mem::take(&mut reconnected);
+            // What others write is passed over, and the slot follows now and then.
+            let nothing = notice.keys.is_empty() && notice.missed.is_none() && !notice.reconnected;
+            if nothing && behind.unwrap_or_default() < PASSED {
+                continue;
+            }
+            notice.until = Some(until.clone());
+            match self.tell(sender, notice).await {
+                None => return Ok(()),
+                // It is told again.
+                Some(false) => self.told.clear(),
+                Some(true) => self.advance(client, &until).await?,
+            }
+        }
+    }
+
+    /// Moves the slot to where everything has an outcome.
+    async fn advance(&self, client: &Client, until: &str) -> Result<()> {
+        let sql = format!(
+            "SELECT pg_replication_slot_advance({0}, {1}) FROM pg_replication_slots
+             WHERE slot_name = {0} AND confirmed_flush_lsn < {1}",
+            sql::literal(&self.slot),
+            sql::literal(&place(until))
+        );
+        match client.batch_execute(&sql).await {
+            // Somebody reads a window of it; the slot follows the next time.
+            Err(error) if error.code() != Some(&SqlState::OBJECT_IN_USE) => {
+                Err(failed(format!("cannot move the slot {}", self.slot))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells a notice and waits until it has an outcome; false when it got none, `None` when nobody listens any more.
+    async fn tell(&self, sender: &mpsc::Sender<Result<Notice>>, mut notice: Notice) -> Option<bool> {
+        let (settled, waiting) = tokio::sync::oneshot::channel();
+        notice.settled = Some(settled);
+        sender.send(Ok(notice)).await.ok()?;
+        Some(waiting.await.is_ok())
+    }
+
+    /// Reads what changed between the slot and a place in the log.
+    async fn changes(&self, client: &Client, until: &str) -> Result<Notice> {
+        let what = || failed(format!("cannot read changes of {} from the log", self.entity));
+        let sql = format!(
+            "SELECT data FROM pg_logical_slot_peek_binary_changes({0}, {1}, NULL, 'proto_version', '1', 'publication_names', {2})",
+            sql::literal(&self.slot),
+            sql::literal(&place(until)),
+            sql::literal(&sql::name(&self.slot))
+        );
+        let none: [&str; 0] = [];
+        let mut asks = 0;
+        let messages = loop {
+            match client.query_raw(&sql, none).await {
+                Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) && asks < ASKS.0 => {
+                    asks += 1;
+                    tokio::time::sleep(ASKS.1).await;
+                }
+                messages => break messages.map_err(what())?,
+            }
+        };
+        let mut messages = std::pin::pin!(messages);
+        let (mut decoder, mut keys, mut notice) = (Decoder::new(&self.key), HashSet::new(), Notice::default());
+        while let Some(message) = messages.try_next().await.map_err(what())? {
+            match decoder.read(message.get(0)) {
+                // So many are better looked for than told one by one.
+                Some(Told::Keys(told)) if keys.len() < MANY => keys.extend(told),
+                Some(Told::Keys(_)) => notice.missed = Some(format!("more than {MANY} rows changed at once")),
+                Some(Told::Nothing) => {}
+                Some(Told::Unknown(why)) => notice.missed = Some(why),
+                None => return Err(Error::new(Class::Internal, "the log holds a message that pgoutput does not have")),
+            }
+        }
+        (notice.keys, notice.committed) = (keys.into_iter().collect(), decoder.committed);
+        Ok(notice)
+    }
 }
 
 impl Postgres {
@@ -183,8 +351,31 @@ impl Postgres {
     /// Returns where the log is now.
     pub(super) async fn log_end(&self) -> Result<String> {
         let sql = "SELECT (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::text";
-        let row = self.open().await?.query_one(sql, &[]).await.map_err(failed("cannot read where the log is"))?;
+        let mut client = self.borrow().await?;
+        let row = client.client()?.query_one(sql, &[]).await.map_err(failed("cannot read where the log is"))?;
         Ok(row.get(0))
+    }
+
+    /// Listens to the log: it is read on whenever it has grown, and the slot moves to where everything has an outcome.
+    pub(super) async fn notices(&self, entity: &Entity, slot: &str, key: &str) -> Result<Notices> {
+        let client = self.open().await?;
+        let mut listener = Listener {
+            postgres: self.clone(),
+            slot: slot.to_owned(),
+            entity: entity.name.clone(),
+            key: key.to_owned(),
+            told: self.log_end().await?,
+            begun: false,
+        };
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = listener.listen(client, &sender) => {}
+                // Nobody listens any more.
+                () = sender.closed() => {}
+            }
+        });
+        Ok(ReceiverStream::new(receiver).boxed())
     }
 
     /// Returns a connection for a read: one that has the notes of its window, where it is one of the log.

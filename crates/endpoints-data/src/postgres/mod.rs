@@ -9,7 +9,7 @@ mod sink;
 mod source;
 mod tls;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use endpoint::{Capabilities, Catalog, Error, Result};
@@ -32,7 +32,12 @@ pub struct Postgres {
     tls: Option<MakeRustlsConnect>,
     /// The connection that has the notes of the window which was read last.
     noted: Arc<tokio::sync::Mutex<Option<log::Noted>>>,
+    /// Connections that wait to be used again.
+    idle: Arc<Mutex<Vec<Client>>>,
 }
+
+/// Connections that are kept for the next call.
+const IDLE: usize = 4;
 
 impl std::fmt::Debug for Postgres {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -59,7 +64,7 @@ impl Postgres {
             _ => "the local socket".to_owned(),
         };
         let place = format!("{host}/{}", config.get_dbname().unwrap_or_default());
-        Ok(Self { config, place, tls: None, noted: Arc::default() })
+        Ok(Self { config, place, tls: None, noted: Arc::default(), idle: Arc::default() })
     }
 
     /// The same endpoint, over encrypted connections only.
@@ -79,6 +84,23 @@ impl Postgres {
         })
     }
 
+    /// Returns a connection that was used before, or a new one; it is used again when this is dropped. Nothing may be left in
+    /// it: no settings, no temporary tables, no open transaction.
+    async fn borrow(&self) -> Result<Borrowed> {
+        let idle = loop {
+            let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            match kept {
+                Some(client) if client.is_closed() => {}
+                other => break other,
+            }
+        };
+        let client = match idle {
+            Some(client) => client,
+            None => self.open().await?,
+        };
+        Ok(Borrowed { client: Some(client), idle: Arc::clone(&self.idle) })
+    }
+
     /// Opens a connection whose answers are in ISO form and UTC.
     async fn open(&self) -> Result<Client> {
         let what = || format!("cannot connect to PostgreSQL at {}", self.place);
@@ -91,6 +113,28 @@ impl Postgres {
                    SET bytea_output = 'hex'; SET client_min_messages = 'error'";
         client.batch_execute(set).await.map_err(failed(what()))?;
         Ok(client)
+    }
+}
+
+/// A connection that others use again.
+struct Borrowed {
+    /// There until it is dropped.
+    client: Option<Client>,
+    idle: Arc<Mutex<Vec<Client>>>,
+}
+
+impl Borrowed {
+    fn client(&mut self) -> Result<&mut Client> {
+        self.client.as_mut().ok_or_else(|| Error::new(Class::Internal, "the connection was given back"))
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE {
+            idle.extend(self.client.take().filter(|client| !client.is_closed()));
+        }
     }
 }
 

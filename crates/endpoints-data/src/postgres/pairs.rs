@@ -86,8 +86,9 @@ impl Postgres {
         key: &str,
         keys: &[String],
     ) -> Result<ChangeBatch> {
-        let mut client = self.open().await?;
-        let transaction = client.transaction().await.map_err(failed(format!("cannot read {}", entity.name)))?;
+        let mut client = self.borrow().await?;
+        let transaction = client.client()?.transaction().await;
+        let transaction = transaction.map_err(failed(format!("cannot read {}", entity.name)))?;
         fetch(&transaction, entity, fields, key, keys).await
     }
 
@@ -102,8 +103,8 @@ impl Postgres {
         let keys: Vec<String> = (0..rows)
             .map(|row| text_of(changes.records.column(place).as_ref(), row).unwrap_or_default().into_owned())
             .collect();
-        let mut client = self.open().await?;
-        let transaction = client.transaction().await.map_err(failed(what()))?;
+        let mut client = self.borrow().await?;
+        let transaction = client.client()?.transaction().await.map_err(failed(what()))?;
         for keys in keys.chunks(KEYS) {
             let lock = format!(
                 "SELECT FROM {} WHERE {} ORDER BY {} FOR UPDATE",

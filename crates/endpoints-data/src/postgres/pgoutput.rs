@@ -24,7 +24,12 @@ pub(crate) struct Decoder {
     relations: HashMap<u32, Option<usize>>,
     /// Inside a part of a transaction that goes on, messages carry its number.
     streaming: bool,
+    /// When the oldest transaction so far was committed, in microseconds since 1970.
+    pub(crate) committed: Option<i64>,
 }
+
+/// Microseconds from 1970 to 2000, where PostgreSQL's times begin.
+const EPOCH: i64 = 946_684_800_000_000;
 
 /// A value of a row.
 enum Value<'m> {
@@ -37,7 +42,7 @@ enum Value<'m> {
 impl Decoder {
     /// Returns a decoder at the beginning of a log; `key` is the column that identifies a row.
     pub(crate) fn new(key: &str) -> Self {
-        Self { key: key.to_owned(), relations: HashMap::new(), streaming: false }
+        Self { key: key.to_owned(), relations: HashMap::new(), streaming: false, committed: None }
     }
 
     /// Reads the next message; `None` for one that is none of `pgoutput`.
@@ -49,15 +54,26 @@ impl Decoder {
         }
         match kind {
             b'R' => self.relation(&mut reader)?,
+            // When it was committed stands behind the place in the log, at the end of a streamed one behind its number and two
+            // places.
+            b'B' => self.commit(&mut reader, 8)?,
+            b'c' => self.commit(&mut reader, 21)?,
             b'S' => self.streaming = true,
             b'E' => self.streaming = false,
             b'I' | b'U' | b'D' => return self.row(&mut reader),
             b'T' => return Some(Told::Unknown("the table was emptied by TRUNCATE".to_owned())),
-            // Begin, commit, origin, type, message, and the ends of streamed transactions.
-            b'B' | b'C' | b'O' | b'Y' | b'M' | b'c' | b'A' => {}
+            // Commit, origin, type, message, and the end of a streamed transaction that is given up.
+            b'C' | b'O' | b'Y' | b'M' | b'A' => {}
             _ => return None,
         }
         Some(Told::Nothing)
+    }
+
+    fn commit(&mut self, reader: &mut Reader<'_>, before: usize) -> Option<()> {
+        reader.take(before)?;
+        let at = i64::from_be_bytes(reader.take(8)?.try_into().ok()?).saturating_add(EPOCH);
+        self.committed = Some(self.committed.map_or(at, |oldest| oldest.min(at)));
+        Some(())
     }
 
     fn relation(&mut self, reader: &mut Reader<'_>) -> Option<()> {

@@ -1,7 +1,7 @@
 //! Reads rows in key ranges, each by one COPY, all of them in one snapshot.
 
 use async_trait::async_trait;
-use endpoint::{Batches, CHANGES, Captured, Error, Read, Result, Source};
+use endpoint::{Batches, CHANGES, Captured, Error, Notices, Read, Result, Source};
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::{ChangeBatch, Class, Entity, Type};
 use tokio::sync::mpsc;
@@ -81,6 +81,16 @@ impl Source for Postgres {
         match log::slot(entity) {
             Some(slot) => self.unfollow(slot).await,
             None => self.stop_noting(entity).await,
+        }
+    }
+
+    async fn listen(&self, entity: &Entity, key: &str) -> Result<Notices> {
+        match log::slot(entity) {
+            Some(slot) => self.notices(entity, slot, key).await,
+            None => Err(Error::new(
+                Class::Mapping,
+                format!("changes of {} can't be followed: capture them by log", entity.name),
+            )),
         }
     }
 

@@ -191,6 +191,17 @@ pub(super) fn next_change(db: &Connection) -> Result<String> {
     db.query_row(&sql, [], |row| row.get(0)).map_err(failed("cannot read the noted changes"))
 }
 
+/// Reads the keys that were noted from one number to another.
+pub(super) fn noted(db: &Connection, entity: &str, since: &str, until: &str) -> Result<Vec<String>> {
+    let what = || format!("cannot read the noted changes of {entity}");
+    let window = Window { since: Some(since.to_owned()), until: until.to_owned() };
+    let sql = format!("SELECT DISTINCT CAST(key AS TEXT) FROM {CHANGES} c WHERE {}", sql::noted(entity, &window));
+    let mut statement = db.prepare(&sql).map_err(failed(what()))?;
+    let keys = statement.query_map([], |row| row.get::<_, Option<String>>(0)).map_err(failed(what()))?;
+    let keys: rusqlite::Result<Vec<Option<String>>> = keys.collect();
+    Ok(keys.map_err(failed(what()))?.into_iter().flatten().collect())
+}
+
 /// Reads the keys of rows that were deleted in a window.
 pub(super) fn deleted(db: &Connection, read: &Read) -> Result<ChangeBatch> {
     let what = || format!("cannot read what was deleted from {}", read.entity.name);

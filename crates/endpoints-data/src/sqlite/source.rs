@@ -1,8 +1,11 @@
 //! Reads rows in the order of their key.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, TimeDelta};
-use endpoint::{Batches, CHANGES, Captured, Error, Read, Result, Source};
+use endpoint::{Batches, CHANGES, Captured, Error, Notice, Notices, Read, Result, Source};
 use futures::StreamExt as _;
 use model::{ChangeBatch, Class, Entity, Type};
 use rusqlite::Connection;
@@ -12,6 +15,8 @@ use super::{Sqlite, convert, failed, order_key, pairs};
 use crate::rows::Rows;
 use crate::sql;
 
+/// How often is looked for changes that are listened to.
+const TICK: Duration = Duration::from_millis(20);
 /// Batches that wait between the database and whoever takes them.
 const WAITING: usize = 2;
 
@@ -69,6 +74,37 @@ impl Source for Sqlite {
     async fn release(&self, entity: &Entity) -> Result<()> {
         let entity = entity.clone();
         self.blocking(move |db| pairs::release(&db, &entity)).await
+    }
+
+    async fn listen(&self, entity: &Entity, _: &str) -> Result<Notices> {
+        if entity.cursor.as_deref() != Some(CHANGES) {
+            let message = format!("changes of {} can't be followed: capture them by triggers", entity.name);
+            return Err(Error::new(Class::Mapping, message));
+        }
+        let db = Arc::new(Mutex::new(self.open()?));
+        let told = pairs::next_change(&db.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let state = (db, entity.name.clone(), told);
+        let notices = futures::stream::try_unfold(state, |(db, entity, told)| async move {
+            loop {
+                let (shared, name, since) = (Arc::clone(&db), entity.clone(), told.clone());
+                // Nothing is told before a transaction is committed: one at a time writes, in the order of the numbers.
+                let looked = tokio::task::spawn_blocking(move || {
+                    let db = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                    let until = pairs::next_change(&db)?;
+                    let keys = if until == since { Vec::new() } else { pairs::noted(&db, &name, &since, &until)? };
+                    Ok::<_, Error>((keys, until))
+                });
+                let (keys, until) = looked
+                    .await
+                    .map_err(|error| Error::new(Class::Internal, "a database thread ended early").caused_by(error))??;
+                if !keys.is_empty() {
+                    let notice = Notice { keys, until: Some(until.clone()), ..Notice::default() };
+                    return Ok(Some((notice, (db, entity, until))));
+                }
+                tokio::time::sleep(TICK).await;
+            }
+        });
+        Ok(notices.boxed())
     }
 
     async fn fetch(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {

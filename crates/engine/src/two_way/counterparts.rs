@@ -5,12 +5,13 @@ use std::collections::{HashMap, HashSet};
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
-use model::{RecordError, Side};
+use model::{RecordError, Side, text_of};
 use state::{Link, PairCommit};
 
-use super::pair::Pair;
+use super::pair::{Pair, print_of};
 use super::{Pairing, take};
 use crate::chunk::{cell, row_json};
+use crate::merge::place;
 use crate::report::Error;
 
 impl Pairing<'_> {
@@ -29,6 +30,13 @@ impl Pairing<'_> {
         }
         let names: Vec<&str> = ids.iter().map(String::as_str).collect();
         let links = self.store.links(&self.sync.definition.mapping, side, &names)?;
+        if self.followed.is_some() {
+            // Our own writes are told, too. What is as it was agreed on needs no look at the other side, which tells of
+            // itself.
+            let rows: Vec<usize> =
+                (0..ids.len()).filter(|row| !self.is_agreed(side, &batch, *row, &ids[*row], &links)).collect();
+            batch = take(&batch, &rows).map_err(self.batch_error())?;
+        }
         match side {
             Side::Salesforce => {
                 let batch = self.give_keys(batch, &links).await?;
@@ -36,6 +44,21 @@ impl Pairing<'_> {
             }
             Side::External => self.settle_external(batch, &links).await,
         }
+    }
+
+    /// True when every field of a row is as both sides last agreed, and nothing about it waits.
+    fn is_agreed(&self, side: Side, batch: &RecordBatch, row: usize, id: &str, links: &HashMap<String, Link>) -> bool {
+        let Some(link) = links.get(id) else { return false };
+        let waits = self.waiting.contains(&(side, id.to_owned()))
+            || self.waiting.contains(&(side.other(), link.key(side.other()).to_owned()))
+            || self.intents.keys().any(|(_, key)| *key == link.external);
+        let Some(base) = self.layouts.decode(&link.base).filter(|_| !waits) else { return false };
+        let own = &self.prepared.own[place(side)];
+        base.iter().zip(own).all(|(agreed, column)| {
+            let Some(column) = column else { return true };
+            let print = text_of(batch.column(*column).as_ref(), row).map_or(0, |text| print_of(&text));
+            agreed.is_some_and(|agreed| agreed[place(side)] == print)
+        })
     }
 
     pub(super) async fn settle_salesforce(

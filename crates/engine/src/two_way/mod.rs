@@ -4,6 +4,7 @@ mod base;
 mod capture;
 mod clocks;
 mod counterparts;
+mod follow;
 mod keys;
 mod known;
 mod merges;
@@ -25,6 +26,7 @@ use model::{Entity, Side};
 use state::{Checkpoint, Link, Owner, Store};
 
 pub use self::capture::capture_of;
+pub use self::follow::{Following, Stream, follow_pairs};
 
 use self::base::Layouts;
 use self::keys::Candidates;
@@ -253,6 +255,20 @@ pub async fn run_pairs(
 ) -> Result<Report, Error> {
     let _lock = store.lock(&sync.name)?;
     let calls = ends[0].calls() + ends[1].calls();
+    let prepared = ready(sync, ends, store, parents).await?;
+    let mut report = Report { run: store.begin_run(&sync.name, Utc::now())?, ..Report::default() };
+    let result = run_prepared(sync, &prepared, ends, store, options, progress, &mut report).await;
+    report.calls = ends[0].calls() + ends[1].calls() - calls;
+    end(store, report, result)
+}
+
+/// Checks a sync, and sees to it that changes outside are captured.
+async fn ready(
+    sync: &Sync,
+    ends: [&dyn Endpoint; 2],
+    store: &Store,
+    parents: Parents<'_>,
+) -> Result<PreparedPairs, Error> {
     let prepared = prepare_pairs(sync, ends, store, parents).await?;
     if sync.definition.external.capture.is_some() {
         let entity = &prepared.targets[1].entity;
@@ -262,10 +278,7 @@ pub async fn run_pairs(
         }
     }
     store.forget_images(Utc::now() - chrono::TimeDelta::days(KEPT_DAYS))?;
-    let mut report = Report { run: store.begin_run(&sync.name, Utc::now())?, ..Report::default() };
-    let result = run_prepared(sync, &prepared, ends, store, options, progress, &mut report).await;
-    report.calls = ends[0].calls() + ends[1].calls() - calls;
-    end(store, report, result)
+    Ok(prepared)
 }
 
 /// Notes how a run ended.
@@ -306,7 +319,7 @@ pub async fn undo_pairs(
     }
     let begun = store.begin_run(&sync.name, Utc::now())?;
     let mut report = Report { run: begun, sync: sync.name.clone(), undoes: Some(run), ..Report::default() };
-    let result = match Pairing::new(sync, &prepared, ends, store, options, &|_| {}, &mut report) {
+    let result = match Pairing::new(sync, &prepared, ends, store, options, &|_| {}, &mut report, None) {
         Ok(mut pairing) => pairing.undo(run).await,
         Err(error) => Err(error),
     };
@@ -329,7 +342,7 @@ pub async fn run_prepared(
     report: &mut Report,
 ) -> Result<(), Error> {
     report.sync.clone_from(&sync.name);
-    let mut pairing = Pairing::new(sync, prepared, ends, store, options, progress, report)?;
+    let mut pairing = Pairing::new(sync, prepared, ends, store, options, progress, report, None)?;
     let result = pairing.whole().await;
     (report.conflicts, report.held) = store.count_conflicts(&sync.name, report.run)?;
     report.counts.parked = store.count_dead_letters(Some(&sync.name))?.1;
@@ -382,12 +395,16 @@ struct Pairing<'r> {
     clock_offset: i64,
     /// Links when the run began.
     linked: u64,
+    /// Where changes are settled as they happen: what was changed before, for the brakes.
+    followed: Option<follow::Before>,
     /// Numbers of the links whose pairs this run has met: where it reads everything the others may be gone, and what is met
     /// once is not settled again. A bit each; a run that is cut off reads everything again.
     seen: FixedBitSet,
 }
 
 impl<'r> Pairing<'r> {
+    /// `followed` are the links there are, and what was changed before, where changes are settled as they happen.
+    #[expect(clippy::too_many_arguments, reason = "all that a run stands on")]
     fn new(
         sync: &'r Sync,
         prepared: &'r PreparedPairs,
@@ -396,6 +413,7 @@ impl<'r> Pairing<'r> {
         options: &'r Options,
         progress: &'r (dyn Fn(Progress) + Send + std::marker::Sync),
         report: &'r mut Report,
+        followed: Option<(u64, follow::Before)>,
     ) -> Result<Self, Error> {
         let mapping = &sync.definition.mapping;
         let fields: Vec<String> = prepared.plan.fields.iter().map(|field| field.name.clone()).collect();
@@ -436,7 +454,11 @@ impl<'r> Pairing<'r> {
             merged: store.merged(mapping)?,
             merged_since: None,
             clock_offset: 0,
-            linked: store.unseen(Owner { sync: &sync.name, mapping, source: Side::Salesforce, run: 0 })?.0,
+            linked: match followed {
+                Some((linked, _)) => linked,
+                None => store.unseen(Owner { sync: &sync.name, mapping, source: Side::Salesforce, run: 0 })?.0,
+            },
+            followed: followed.map(|(_, before)| before),
             seen: FixedBitSet::new(),
         };
         for conflict in
@@ -544,10 +566,11 @@ impl Pairing<'_> {
     /// Stops a run when it is to change far more than usual: somebody may have changed everything by mistake. What was
     /// made new does not count.
     fn change_brake(&self, more: usize) -> Result<(), Error> {
-        let changed = self.report.counts.updated + more as u64;
+        let before = self.followed.unwrap_or_default().updated;
+        let changed = before + self.report.counts.updated + more as u64;
         let share = self.sync.two_way.unwrap_or_default().change_brake;
         if !self.options.force && changed > UNMINDED && changed as f64 > self.linked as f64 * share {
-            return Err(Error::ChangeBrake { changed: self.report.counts.updated, of: self.linked });
+            return Err(Error::ChangeBrake { changed: before + self.report.counts.updated, of: self.linked });
         }
         Ok(())
     }
@@ -625,7 +648,9 @@ impl Pairing<'_> {
 
     /// Looks again at records that moved while they were written, or that wait.
     async fn look_again(&mut self) -> Result<(), Error> {
-        for look in 0..LOOKS {
+        // What moved under a write may be on the move for a while: there are other changes to settle meanwhile.
+        let looks = if self.followed.is_some() { 1 } else { LOOKS };
+        for look in 0..looks {
             let moved: Vec<(Side, String)> = std::mem::take(&mut self.moved).into_iter().collect();
             if moved.is_empty() {
                 return Ok(());
@@ -678,10 +703,14 @@ impl Pairing<'_> {
         if gone.is_empty() {
             return Ok(());
         }
-        let (linked, _) = self.store.unseen(self.owner(Side::Salesforce))?;
+        let (linked, before) = match self.followed {
+            Some(before) => (self.linked, before.deleted),
+            None => (self.store.unseen(self.owner(Side::Salesforce))?.0, 0),
+        };
         let most = (linked as f64 * self.sync.brake).max(1.0);
-        if self.prepared.rules.deletes && !self.options.force && gone.len() as f64 > most {
-            return Err(Error::Brake { sync: self.sync.name.clone(), deletes: gone.len() as u64, of: linked });
+        let deletes = before + gone.len() as u64;
+        if self.prepared.rules.deletes && !self.options.force && deletes as f64 > most {
+            return Err(Error::Brake { sync: self.sync.name.clone(), deletes, of: linked });
         }
         self.deleting = true;
         for links in gone.chunks(PAIRS) {
@@ -711,7 +740,11 @@ impl Pairing<'_> {
             return Ok(RecordBatch::new_empty(std::sync::Arc::new(schema)));
         }
         let fields = self.prepared.fields[place(side)].clone();
-        let found = self.end(side).fetch(self.entity(side), &fields, key, keys).await?;
+        let (end, entity) = (self.end(side), self.entity(side));
+        let found = match self.followed {
+            Some(_) => end.fetch_now(entity, &fields, key, keys).await?,
+            None => end.fetch(entity, &fields, key, keys).await?,
+        };
         self.refuse_unreadable(side, found.unreadable)?;
         Ok(found.records)
     }

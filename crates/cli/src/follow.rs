@@ -1,0 +1,109 @@
+//! Syncs that are followed as changes happen, and what their streams do.
+
+use std::time::Duration;
+
+use engine::{Following, Options, Report, Stream, Sync};
+use model::{Class, Side};
+use serde_json::json;
+
+use crate::Failure;
+use crate::commands::{failure, json, line, stop_on_interrupt, table};
+use crate::project::Project;
+
+/// How long a stream may be silent about itself before it counts as cut off.
+const SILENT: i64 = 10;
+
+/// Follows syncs, all at the same time, until Ctrl-C or until one of them can't go on.
+pub(crate) async fn follow(project: &Project, names: &[String], force: bool, as_json: bool) -> Result<(), Failure> {
+    let syncs = project.syncs(names)?;
+    // Those that go one way run when they are asked to.
+    let one_way = syncs.iter().find(|sync| sync.two_way.is_none());
+    if let Some(sync) = one_way.filter(|_| !names.is_empty()) {
+        let text = format!("{} goes one way: only two-way syncs can be followed", sync.name);
+        return Err(Failure::new(Class::Mapping, text));
+    }
+    let followed: Vec<Sync> = syncs.into_iter().filter(|sync| sync.two_way.is_some()).collect();
+    if followed.is_empty() {
+        return Err(Failure::new(Class::Mapping, "there is no two-way sync to follow"));
+    }
+    let options = Options { force, stop: stop_on_interrupt(), ..Options::default() };
+    let all = followed.iter().map(async |sync| {
+        let result = follow_one(project, sync, &options, as_json).await;
+        // One that can't go on is no reason to lose the others, but somebody has to look.
+        if let Err(failure) = &result {
+            eprintln!("error: {}", failure.text);
+        }
+        result
+    });
+    let failures = futures::future::join_all(all).await.into_iter().filter_map(Result::err).collect();
+    Failure::all(failures)
+}
+
+async fn follow_one(project: &Project, sync: &Sync, options: &Options, as_json: bool) -> Result<(), Failure> {
+    let (salesforce, external) = project.endpoints(sync)?;
+    let parents = |name: &str| project.parent_key(name);
+    let started = std::time::Instant::now();
+    let in_step = std::sync::Once::new();
+    let progress = |_: &Report| {
+        in_step.call_once(|| {
+            if !as_json {
+                println!("{}: in step; following changes on both sides. Ctrl-C stops it.", sync.name);
+            }
+        });
+    };
+    let following = Following::default();
+    let ends = [&*salesforce, &*external];
+    let report = engine::follow_pairs(sync, ends, &project.store, &parents, options, following, &progress).await;
+    let report = report.map_err(|error| failure(project, sync, &error))?;
+    if as_json {
+        return json(&report);
+    }
+    println!("{}", line(&report, started.elapsed().as_secs_f64()));
+    if let Some(lag) = report.lag {
+        println!("  {} changes told; from commit to commit {}", lag.count, shown(lag));
+    }
+    Ok(())
+}
+
+fn shown(lag: engine::Lag) -> String {
+    format!("p50 {:.0} ms, p95 {:.0} ms, p99 {:.0} ms, at most {:.0} ms", lag.p50, lag.p95, lag.p99, lag.max)
+}
+
+/// Says what the streams of followed syncs do, or did last.
+pub(crate) fn streams(project: &Project, as_json: bool) -> Result<(), Failure> {
+    let now = chrono::Utc::now();
+    let mut rows = table(&["sync", "side", "state", "changes", "a second", "lag p50/p99", "reconnects", "gaps"]);
+    let streams = project.store.streams()?;
+    if streams.is_empty() && !as_json {
+        println!("No sync is followed. `bridgehead run --follow` does that.");
+        return Ok(());
+    }
+    for shown in streams {
+        let stream: Stream = serde_json::from_str(&shown.body).unwrap_or_default();
+        let side = if shown.side == Side::Salesforce { "Salesforce" } else { "outside" };
+        let silent = chrono::DateTime::parse_from_rfc3339(&shown.at).map_or(0, |at| (now - at.to_utc()).num_seconds());
+        let state = match (shown.ended, Duration::from_secs(silent.max(0).cast_unsigned()).as_secs()) {
+            (true, _) => "stopped",
+            (false, silent) if silent > SILENT.cast_unsigned() => "cut off",
+            _ => "listening",
+        };
+        if as_json {
+            json(&json!({"sync": shown.sync, "side": side, "state": state, "at": shown.at, "stream": stream}))?;
+            continue;
+        }
+        rows.add_row([
+            shown.sync,
+            side.to_owned(),
+            state.to_owned(),
+            stream.changes.to_string(),
+            format!("{:.1}", stream.per_second),
+            format!("{:.0}/{:.0} ms", stream.lag.p50, stream.lag.p99),
+            stream.reconnects.to_string(),
+            stream.last_gap.map_or_else(|| stream.gaps.to_string(), |why| format!("{} ({why})", stream.gaps)),
+        ]);
+    }
+    if !as_json {
+        println!("{rows}");
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! Syncs that are followed: what one side commits is on the other a moment later, and what is not told is found.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use sandbox::{Fault, Rule};
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, Failed};
+use crate::two_way::{CAPTURED, InPostgres, account, id_of};
+
+/// A sync that is followed by a process of its own.
+pub(crate) struct Followed {
+    child: Child,
+}
+
+impl Followed {
+    /// Starts it, and waits until both sides are in step.
+    pub(crate) async fn start(bench: &Bench) -> Result<Self, Failed> {
+        let mut child = bench.command(&["run", "--follow", "both", "--force"]).spawn()?;
+        let output = child.stdout.take().ok_or("its output")?;
+        let (said, mut output) = tokio::task::spawn_blocking(move || {
+            let (mut said, mut output) = (String::new(), BufReader::new(output));
+            output.read_line(&mut said).map(|_| (said, output))
+        })
+        .await??;
+        if !said.contains("in step") {
+            let mut rest = String::new();
+            output.read_to_string(&mut rest)?;
+            let mut error = String::new();
+            child.stderr.take().ok_or("its errors")?.read_to_string(&mut error)?;
+            return Err(format!("{said}{rest}{error}").into());
+        }
+        child.stdout = Some(output.into_inner());
+        Ok(Self { child })
+    }
+
+    /// Asks it to stop, and returns what it says in the end.
+    pub(crate) async fn stop(self) -> Result<String, Failed> {
+        Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status()?;
+        let output = tokio::task::spawn_blocking(move || self.child.wait_with_output()).await??;
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{text}");
+        Ok(text)
+    }
+}
+
+/// Waits until something is so.
+pub(crate) async fn until(what: &str, so: impl AsyncFn() -> Result<bool, Failed>) -> Result<Duration, Failed> {
+    let begun = Instant::now();
+    while !so().await? {
+        assert!(begun.elapsed() < Duration::from_mins(1), "{what}: not within a minute");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(begun.elapsed())
+}
+
+fn by_log() -> String {
+    CAPTURED.replace("capture: triggers", "capture: log")
+}
+
+async fn city(there: &InPostgres, key: &str) -> Result<Option<String>, Failed> {
+    let row = there.db.query_opt("SELECT city FROM customers WHERE id = $1", &[&key]).await?;
+    Ok(row.and_then(|row| row.get(0)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_on_either_side_is_soon_on_the_other() -> Result<(), Failed> {
+    let there = InPostgres::new(&by_log(), "followed").await?;
+    let (bench, client) = (&there.bench, there.bench.client()?);
+    there.sql("INSERT INTO customers (id, name, city) VALUES ('C-1', 'Acme', 'Bonn'), ('C-2', 'Birch', 'Oslo')")?;
+    let followed = Followed::start(bench).await?;
+    assert_eq!(client.count("SELECT COUNT() FROM Account", false).await?, 2, "in step means that all is there");
+
+    // An edit, a new record and a deletion each way.
+    let id = id_of(bench, "C-1").await?;
+    client.update("Account", &id, &json!({"BillingCity": "Köln"})).await?;
+    until("an edit in Salesforce", async || Ok(city(&there, "C-1").await?.as_deref() == Some("Köln"))).await?;
+    there.sql("UPDATE customers SET city = 'Ulm' WHERE id = 'C-1'")?;
+    until("an edit outside", async || Ok(account(bench, "C-1", "BillingCity").await? == json!("Ulm"))).await?;
+    client.create("Account", &json!({"Name": "Dale", "Customer_No__c": "C-4", "BillingCity": "Rom"})).await?;
+    until("a new record in Salesforce", async || Ok(city(&there, "C-4").await?.as_deref() == Some("Rom"))).await?;
+    there.sql("INSERT INTO customers (id, name) VALUES ('C-5', 'Elm')")?;
+    let made = "SELECT COUNT() FROM Account WHERE Customer_No__c = 'C-5'";
+    until("a new record outside", async || Ok(client.count(made, false).await? == 1)).await?;
+    there.sql("DELETE FROM customers WHERE id = 'C-2'")?;
+    let gone = "SELECT COUNT() FROM Account WHERE Customer_No__c = 'C-2'";
+    until("a deletion outside", async || Ok(client.count(gone, false).await? == 0)).await?;
+    client.delete("Account", &id_of(bench, "C-5").await?).await?;
+    let left = "SELECT count(*) FROM customers WHERE id = 'C-5'";
+    until("a deletion in Salesforce", async || Ok(there.db.query_one(left, &[]).await?.get::<_, i64>(0) == 0)).await?;
+
+    // What the streams do can be looked at while they do it.
+    until("the streams are shown", async || {
+        let output = bench.call(&["streams", "--json"]).await?;
+        let lines = String::from_utf8(output.stdout)?;
+        let shown: Vec<Value> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let told = |side: usize| shown[side]["stream"]["changes"].as_u64().unwrap_or(0);
+        Ok(shown.len() == 2 && shown[0]["state"] == "listening" && told(0) >= 3 && told(1) >= 3)
+    })
+    .await?;
+    bench.expect(&["run"], 8, &["another run of both is going on"]).await?;
+    let said = followed.stop().await?;
+    assert!(said.contains("from commit to commit p50"), "{said}");
+    bench.expect(&["streams"], 0, &["stopped"]).await?;
+    // There was no echo, and there is nothing left to do.
+    let images: i64 = rusqlite::Connection::open(bench.path(".bridgehead/state.db"))?.query_row(
+        "SELECT count(*) FROM image WHERE run = (SELECT max(id) FROM run)",
+        [],
+        |row| row.get(0),
+    )?;
+    assert_eq!(images, 8, "two records at first, and a write for each edit");
+    bench.expect(&["run"], 0, &["no row missing"]).await?;
+    there.cleared().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_told_is_looked_for() -> Result<(), Failed> {
+    let there = InPostgres::new(&by_log(), "untold").await?;
+    let (bench, client) = (&there.bench, there.bench.client()?);
+    there.sql(
+        "INSERT INTO customers (id, name, city) SELECT 'C-' || n, 'n' || n, 'Bonn' FROM generate_series(1, 50) n",
+    )?;
+    let followed = Followed::start(bench).await?;
+    let set = async |key: &str, city: &str| {
+        client.update("Account", &id_of(bench, key).await?, &json!({"BillingCity": city})).await.map_err(Failed::from)
+    };
+    let come = async |key: &str, wanted: &str| {
+        let what = format!("{key} is in {wanted}");
+        until(&what, async || Ok(city(&there, key).await?.as_deref() == Some(wanted))).await
+    };
+    // A gap names records without their values; an overflow names nothing.
+    bench.sandbox.misbehave(Rule { count: Some(1), ..Rule::new(Fault::EventGap) });
+    set("C-1", "Gap").await?;
+    come("C-1", "Gap").await?;
+    bench.sandbox.misbehave(Rule { count: Some(1), ..Rule::new(Fault::EventOverflow) });
+    set("C-2", "Overflow").await?;
+    come("C-2", "Overflow").await?;
+    // Twice, and out of order.
+    bench.sandbox.behave();
+    bench.sandbox.misbehave(Rule::new(Fault::EventDoubled));
+    bench.sandbox.misbehave(Rule::new(Fault::EventReordered));
+    for at in 3..10 {
+        set(&format!("C-{at}"), "Twice").await?;
+    }
+    come("C-9", "Twice").await?;
+    // A stream that breaks goes on where it was.
+    bench.sandbox.behave();
+    bench.sandbox.misbehave(Rule { count: Some(1), ..Rule::new(Fault::StreamCut) });
+    set("C-10", "Cut").await?;
+    come("C-10", "Cut").await?;
+    set("C-11", "Again").await?;
+    come("C-11", "Again").await?;
+    // The session ends under it.
+    bench.sandbox.expire_sessions();
+    let client = bench.client()?;
+    client.update("Account", &id_of(bench, "C-12").await?, &json!({"BillingCity": "Renewed"})).await?;
+    come("C-12", "Renewed").await?;
+    // Outside, a table that is emptied tells no rows.
+    there.sql("BEGIN; CREATE TABLE kept AS SELECT * FROM customers WHERE id <> 'C-50'; TRUNCATE customers; INSERT INTO customers SELECT * FROM kept; UPDATE customers SET city = 'Anew' WHERE id = 'C-13'; COMMIT")?;
+    until("an edit after a TRUNCATE", async || Ok(account(bench, "C-13", "BillingCity").await? == json!("Anew")))
+        .await?;
+    followed.stop().await?;
+    let output = bench.call(&["streams", "--json"]).await?;
+    let first: Value = serde_json::from_str(String::from_utf8(output.stdout)?.lines().next().unwrap_or_default())?;
+    assert!(
+        first["stream"]["reconnects"].as_u64() >= Some(1) && first["stream"]["gaps"].as_u64() >= Some(1),
+        "{first}"
+    );
+    // Three days in which nobody listened: the changes are found all the same.
+    set_aside(&there, bench).await?;
+    there.cleared().await
+}
+
+/// An outage of more than three days, by the org's clock.
+async fn set_aside(there: &InPostgres, bench: &Bench) -> Result<(), Failed> {
+    bench.client()?.update("Account", &id_of(bench, "C-20").await?, &json!({"BillingCity": "Before"})).await?;
+    bench.sandbox.move_clock(73 * 3_600);
+    bench.client()?.update("Account", &id_of(bench, "C-21").await?, &json!({"BillingCity": "After"})).await?;
+    there.sql("UPDATE customers SET city = 'Outside' WHERE id = 'C-22'")?;
+    let followed = Followed::start(bench).await?;
+    for (key, wanted) in [("C-20", "Before"), ("C-21", "After")] {
+        until(wanted, async || Ok(city(there, key).await?.as_deref() == Some(wanted))).await?;
+    }
+    assert_eq!(account(bench, "C-22", "BillingCity").await?, json!("Outside"));
+    followed.stop().await.map(drop)
+}

@@ -1,0 +1,131 @@
+//! Changes as the org tells them: Change Data Capture by the Pub/Sub API.
+//!
+//! Events say which records changed; what they are now is read when it is needed. A stream that breaks is opened again
+//! behind the last event that was told. Where the org does not keep that any more, or told only that much happened, what
+//! was missed is to be looked for.
+
+use std::time::Duration;
+
+use ::salesforce::pubsub::{Body, ChangeKind, PubSub, Replay, Subscription, Told};
+use endpoint::{Notice, Notices, Result};
+use futures::StreamExt as _;
+use model::{Class, Entity};
+use tokio::sync::mpsc;
+
+use super::{Org, failed};
+
+/// Notices that wait for whoever takes them; behind them the org is not asked for more.
+const WAITING: usize = 4;
+/// The pauses before a stream is opened again: the first, and the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_mins(1)];
+/// A stream that lived so long was a good one: the next pause is the first again.
+const GOOD: Duration = Duration::from_secs(30);
+
+/// Returns the topic of an object's changes.
+fn topic(object: &str) -> String {
+    match object.strip_suffix("__c") {
+        Some(stem) => format!("/data/{stem}__ChangeEvent"),
+        None => format!("/data/{object}ChangeEvent"),
+    }
+}
+
+struct Listener {
+    pubsub: PubSub,
+    topic: String,
+    /// The last event that was told; before there is one, what comes next.
+    replay: Replay,
+}
+
+impl Org {
+    pub(super) async fn notices(&self, entity: &Entity) -> Result<Notices> {
+        let topic = topic(&entity.name);
+        let what = || failed(format!("cannot listen to {topic}"));
+        let pubsub = PubSub::connect(&self.client, self.pubsub.as_deref()).await.map_err(what())?;
+        let mut subscription = pubsub.subscribe(&topic, Replay::Latest).await.map_err(what())?;
+        let mut listener = Listener { pubsub, topic: topic.clone(), replay: Replay::Latest };
+        let (sender, receiver) = mpsc::channel(WAITING);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = listener.listen(&mut subscription, &sender) => {}
+                // Nobody listens any more.
+                () = sender.closed() => {}
+            }
+        });
+        Ok(tokio_stream::wrappers::ReceiverStream::new(receiver).boxed())
+    }
+}
+
+impl Listener {
+    /// Tells changes until there is an error that time does not mend, which is told last.
+    async fn listen(&mut self, subscription: &mut Subscription, sender: &mpsc::Sender<Result<Notice>>) {
+        let mut pause = PAUSES[0];
+        let mut since = tokio::time::Instant::now();
+        loop {
+            let mut broken = match subscription.next().await {
+                Ok(Some(told)) => {
+                    if sender.send(Ok(self.notice(told))).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                Ok(None) => None,
+                // A session that ended is renewed when the stream is opened again.
+                Err(error) if error.class() == Class::Auth => None,
+                Err(error) => Some(error),
+            };
+            if since.elapsed() > GOOD {
+                pause = PAUSES[0];
+            }
+            let mut missed = None;
+            loop {
+                if let Some(error) = broken.take() {
+                    if error.is_past_replay() {
+                        missed = Some(error.to_string());
+                        self.replay = Replay::Latest;
+                    } else if !error.class().is_transient() {
+                        let _ = sender.send(Err(failed(format!("cannot listen to {}", self.topic))(error))).await;
+                        return;
+                    }
+                }
+                // Not all at once, where many lost it together.
+                tokio::time::sleep(pause.mul_f64(0.5 + random())).await;
+                pause = (pause * 2).min(PAUSES[1]);
+                match self.pubsub.subscribe(&self.topic, self.replay.clone()).await {
+                    Ok(again) => {
+                        tracing::debug!(topic = self.topic, "listening again");
+                        *subscription = again;
+                        break;
+                    }
+                    Err(error) => broken = Some(error),
+                }
+            }
+            since = tokio::time::Instant::now();
+            let notice = Notice { missed, reconnected: true, ..Notice::default() };
+            if sender.send(Ok(notice)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn notice(&mut self, told: Told) -> Notice {
+        let mut notice = Notice::default();
+        for event in told.events {
+            let Body::Change(change) = event.body else { continue };
+            if change.kind == ChangeKind::Overflow {
+                notice.missed =
+                    Some(format!("more of {} changed at once than the org tells one by one", change.object));
+            }
+            let committed = change.committed * 1_000;
+            notice.committed = Some(notice.committed.map_or(committed, |oldest| oldest.min(committed)));
+            notice.keys.extend(change.ids);
+        }
+        self.replay = Replay::After(told.latest);
+        notice
+    }
+}
+
+/// Returns a number from 0 to 1 that is another each time.
+fn random() -> f64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    (RandomState::new().hash_one(0) >> 11) as f64 / (1_u64 << 53) as f64
+}

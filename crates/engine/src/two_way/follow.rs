@@ -1,0 +1,422 @@
+//! Following: both sides tell of changes as they happen, and a few of them at a time are settled as a run would.
+//!
+//! Notices are hints. What a record is now is fetched, so that one told twice, late or out of order does no harm. One that is
+//! lost is found by a look for what changed, which comes first, then now and then, and whenever a side says that it could
+//! not tell all. Listening begins before the first look, so that nothing falls between them.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use chrono::Utc;
+use endpoint::{Endpoint, Notice};
+use futures::stream::{BoxStream, StreamExt as _};
+use hdrhistogram::Histogram;
+use mapping::Parents;
+use model::Side;
+use serde::{Deserialize, Serialize};
+use state::{Checkpoint, Owner, Store};
+use tokio::time::Instant;
+
+use super::pair::SIDES;
+use super::{PAIRS, Pairing, PreparedPairs, checkpoint_name, end, ready, run_prepared};
+use crate::merge::place;
+use crate::report::{Error, Lag, Report};
+use crate::run::Options;
+use crate::sync::Sync;
+
+/// The pauses before a record that could not be settled is looked at again: the first, and the longest.
+const AGAIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_mins(1)];
+/// The longest pause before what failed for the moment is tried again.
+const LONGEST: Duration = Duration::from_mins(1);
+/// How long what was changed counts for the brakes.
+const BRAKED: Duration = Duration::from_hours(1);
+/// When a look is taken again that had to join a stream without a hole: clocks are told by the second, and what was
+/// committed in the second of the join may have been behind its end.
+const SOON: Duration = Duration::from_secs(2);
+/// How often what streams do is stored, for people to look at.
+const SHOWN: Duration = Duration::from_secs(1);
+
+/// How a sync is followed.
+#[derive(Debug, Clone, Copy)]
+pub struct Following {
+    /// How long changes gather before they are settled together, from the first.
+    pub gather: Duration,
+    /// How often is looked for what was changed and not told.
+    pub look: Duration,
+}
+
+impl Default for Following {
+    fn default() -> Self {
+        Self { gather: Duration::from_millis(5), look: Duration::from_mins(5) }
+    }
+}
+
+/// What a stream of changes has done since it was opened.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stream {
+    /// Changes told.
+    pub changes: u64,
+    /// Changes a second, over the last seconds.
+    pub per_second: f64,
+    /// The place up to which everything told has an outcome, where the system has such places.
+    pub position: Option<String>,
+    /// Times that the connection was made again.
+    pub reconnects: u64,
+    /// Times that not all was told.
+    pub gaps: u64,
+    /// Why not all was told, the last time.
+    pub last_gap: Option<String>,
+    /// Milliseconds from commit to commit.
+    pub lag: Lag,
+    /// When it was opened, in RFC 3339.
+    pub since: String,
+    /// When it last told anything, in RFC 3339.
+    pub told: Option<String>,
+}
+
+/// What the brakes have to count besides a batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Before {
+    pub(super) updated: u64,
+    pub(super) deleted: u64,
+}
+
+/// Follows a two-way sync until it is stopped, and returns what it did; `ends` are Salesforce and the system outside.
+/// `progress` is called when both sides are in step, and after each batch.
+///
+/// # Errors
+///
+/// Why it could not go on. What was settled stays settled; the same call, or a run, goes on from there.
+pub async fn follow_pairs(
+    sync: &Sync,
+    ends: [&dyn Endpoint; 2],
+    store: &Store,
+    parents: Parents<'_>,
+    options: &Options,
+    following: Following,
+    progress: &(dyn Fn(&Report) + Send + std::marker::Sync),
+) -> Result<Report, Error> {
+    let _lock = store.lock(&sync.name)?;
+    let calls = ends[0].calls() + ends[1].calls();
+    let prepared = ready(sync, ends, store, parents).await?;
+    let mut notices: Vec<BoxStream<'_, (Side, endpoint::Result<Notice>)>> = Vec::new();
+    for side in SIDES {
+        let target = &prepared.targets[place(side)];
+        let listened = ends[place(side)].listen(&target.entity, &target.key).await?;
+        notices.push(listened.map(move |notice| (side, notice)).boxed());
+    }
+    let run = store.begin_run(&sync.name, Utc::now())?;
+    let opened = Stream { since: Utc::now().to_rfc3339(), ..Stream::default() };
+    let mut follower = Follower {
+        sync,
+        prepared: &prepared,
+        ends,
+        store,
+        options,
+        following,
+        report: Report { run, sync: sync.name.clone(), ..Report::default() },
+        linked: 0,
+        braked: Vec::new(),
+        later: HashMap::new(),
+        streams: [opened.clone(), opened],
+        lags: [histogram(), histogram()],
+        all: histogram(),
+        told: [0; 2],
+        shown: Instant::now(),
+    };
+    let result = follower.follow(futures::stream::select_all(notices), progress).await;
+    follower.show(true)?;
+    let mut report = follower.report;
+    report.calls = ends[0].calls() + ends[1].calls() - calls;
+    let result = match result {
+        Err(Error::Stopped) => Ok(()),
+        other => other,
+    };
+    end(store, report, result)
+}
+
+/// Returns an empty histogram of microseconds, up to a day.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 86_400_000_000, 2).unwrap_or_else(|_| unreachable!("bounds that are right"))
+}
+
+struct Follower<'f> {
+    sync: &'f Sync,
+    prepared: &'f PreparedPairs,
+    ends: [&'f dyn Endpoint; 2],
+    store: &'f Store,
+    options: &'f Options,
+    following: Following,
+    report: Report,
+    /// Links when it was last looked.
+    linked: u64,
+    /// What was changed in the last hour, and when.
+    braked: Vec<(Instant, Before)>,
+    /// Records to look at again: when, and how long after that.
+    later: HashMap<(Side, String), (Instant, Duration)>,
+    streams: [Stream; 2],
+    lags: [Histogram<u64>; 2],
+    all: Histogram<u64>,
+    /// Changes that each side had told when it was last shown.
+    told: [u64; 2],
+    shown: Instant,
+}
+
+/// Notices that are settled together.
+#[derive(Default)]
+struct Batch {
+    keys: HashSet<(Side, String)>,
+    /// When changes were committed, with how many of them.
+    committed: Vec<(Side, i64, u64)>,
+    until: [Option<String>; 2],
+    missed: Option<String>,
+    settled: Vec<tokio::sync::oneshot::Sender<()>>,
+}
+
+impl Follower<'_> {
+    async fn follow(
+        &mut self,
+        mut told: futures::stream::SelectAll<BoxStream<'_, (Side, endpoint::Result<Notice>)>>,
+        progress: &(dyn Fn(&Report) + Send + std::marker::Sync),
+    ) -> Result<(), Error> {
+        self.look(None).await?;
+        progress(&self.report);
+        let mut look = Instant::now() + SOON;
+        loop {
+            let mut batch = Batch::default();
+            let again = self.later.values().map(|(at, _)| *at).min().unwrap_or(look).min(look);
+            let shown = self.shown + SHOWN;
+            tokio::select! {
+                () = self.options.stop.cancelled() => return Err(Error::Stopped),
+                Some((side, notice)) = told.next() => {
+                    self.take(&mut batch, side, notice?);
+                    let full = Instant::now() + self.following.gather;
+                    while batch.keys.len() < PAIRS
+                        && let Ok(Some((side, notice))) = tokio::time::timeout_at(full, told.next()).await
+                    {
+                        self.take(&mut batch, side, notice?);
+                    }
+                }
+                () = tokio::time::sleep_until(again) => {}
+                () = tokio::time::sleep_until(shown) => {
+                    self.show(false)?;
+                    continue;
+                }
+            }
+            let now = Instant::now();
+            batch.keys.extend(self.later.iter().filter(|(_, (at, _))| *at <= now).map(|(key, _)| key.clone()));
+            self.settle(&batch).await?;
+            if let Some(missed) = batch.missed.take() {
+                self.look(Some(&missed)).await?;
+                look = Instant::now() + SOON;
+            } else if now >= look {
+                self.look(None).await?;
+                look = Instant::now() + self.following.look;
+            }
+            for settled in batch.settled {
+                // Whoever told it may be gone.
+                let _ = settled.send(());
+            }
+            progress(&self.report);
+            if self.shown.elapsed() >= SHOWN {
+                self.show(false)?;
+            }
+        }
+    }
+
+    fn take(&mut self, batch: &mut Batch, side: Side, notice: Notice) {
+        let stream = &mut self.streams[place(side)];
+        let count = notice.keys.len() as u64;
+        stream.changes += count;
+        stream.reconnects += u64::from(notice.reconnected);
+        if count > 0 {
+            stream.told = Some(Utc::now().to_rfc3339());
+        }
+        if let Some(missed) = notice.missed {
+            stream.gaps += 1;
+            stream.last_gap = Some(missed.clone());
+            batch.missed = Some(missed);
+        }
+        batch.committed.extend(notice.committed.map(|at| (side, at, count)));
+        batch.until[place(side)] = notice.until.or(batch.until[place(side)].take());
+        batch.settled.extend(notice.settled);
+        batch.keys.extend(notice.keys.into_iter().map(|key| (side, key)));
+    }
+
+    /// Looks for what changed since the last look, by the windows of a run.
+    async fn look(&mut self, why: Option<&str>) -> Result<(), Error> {
+        if let Some(why) = why {
+            tracing::info!(sync = self.sync.name, why, "not all changes were told; looking for them");
+        }
+        let mapping = &self.sync.definition.mapping;
+        let source = Side::Salesforce;
+        self.linked = self.store.unseen(Owner { sync: &self.sync.name, mapping, source, run: 0 })?.0;
+        let mut pause = self.options.backoff;
+        loop {
+            if let Some(why) = why.filter(|_| self.sync.definition.external.capture.is_some()) {
+                tracing::debug!(why, "making sure that changes are captured");
+                let target = &self.prepared.targets[1];
+                self.ends[1].capture(&target.entity, &target.key).await?;
+            }
+            let mut report = Report { run: self.report.run, ..Report::default() };
+            let looked =
+                run_prepared(self.sync, self.prepared, self.ends, self.store, self.options, &|_| {}, &mut report);
+            let result = looked.await;
+            self.count(&report);
+            match result {
+                Err(error) if error.class().is_transient() => self.wait(&mut pause, &error).await?,
+                other => {
+                    other?;
+                    return self.plan();
+                }
+            }
+        }
+    }
+
+    /// Waits before what failed for the moment is tried again.
+    async fn wait(&self, pause: &mut Duration, error: &Error) -> Result<(), Error> {
+        tracing::warn!(sync = self.sync.name, %error, "trying again");
+        tokio::select! {
+            () = self.options.stop.cancelled() => return Err(Error::Stopped),
+            () = tokio::time::sleep(*pause) => {}
+        }
+        *pause = (*pause * 2).min(LONGEST);
+        Ok(())
+    }
+
+    /// Settles a batch; what fails for the moment is tried until it does not.
+    async fn settle(&mut self, batch: &Batch) -> Result<(), Error> {
+        if batch.keys.is_empty() && batch.until.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        self.braked.retain(|(at, _)| at.elapsed() < BRAKED);
+        let before = self.braked.iter().fold(Before::default(), |sum, (_, one)| Before {
+            updated: sum.updated + one.updated,
+            deleted: sum.deleted + one.deleted,
+        });
+        let mut pause = self.options.backoff;
+        loop {
+            let mut report = Report { run: self.report.run, sync: self.sync.name.clone(), ..Report::default() };
+            let quiet = |_| {};
+            let result = match Pairing::new(
+                self.sync,
+                self.prepared,
+                self.ends,
+                self.store,
+                self.options,
+                &quiet,
+                &mut report,
+                Some((self.linked, before)),
+            ) {
+                Ok(mut pairing) => pairing.told(&batch.keys).await,
+                Err(error) => Err(error),
+            };
+            self.count(&report);
+            match result {
+                Err(error) if error.class().is_transient() => self.wait(&mut pause, &error).await?,
+                other => {
+                    other?;
+                    break;
+                }
+            }
+        }
+        for side in SIDES {
+            if let Some(until) = &batch.until[place(side)] {
+                let since = Some(until.clone());
+                let checkpoint = Checkpoint { since, open: None, mapping: self.sync.definition.digest };
+                self.store.set_checkpoint(&checkpoint_name(self.sync, side), &checkpoint)?;
+                self.streams[place(side)].position = Some(until.clone());
+            }
+        }
+        let now = Utc::now().timestamp_micros();
+        for (side, at, count) in &batch.committed {
+            let lag = (now - at).max(1).cast_unsigned();
+            self.lags[place(*side)].saturating_record_n(lag, *count);
+            self.all.saturating_record_n(lag, *count);
+        }
+        self.report.lag = Some(lag_of(&self.all));
+        self.plan()
+    }
+
+    /// Adds what a batch or a look did to what was done.
+    fn count(&mut self, report: &Report) {
+        let (sum, one) = (&mut self.report.counts, report.counts);
+        sum.read += one.read;
+        sum.created += one.created;
+        sum.updated += one.updated;
+        sum.unchanged += one.unchanged;
+        sum.deleted += one.deleted;
+        sum.dead += one.dead;
+        sum.warnings += one.warnings;
+        self.report.full |= report.full;
+        self.report.map_ms += report.map_ms;
+        self.report.write_ms += report.write_ms;
+        self.report.commit_ms += report.commit_ms;
+        if one.updated + one.deleted > 0 {
+            let changed = Before { updated: one.updated, deleted: one.deleted };
+            self.braked.push((Instant::now(), changed));
+        }
+    }
+
+    /// Notes which records are to be looked at again, and when: each time later.
+    fn plan(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        let waiting: HashSet<(Side, String)> = self
+            .store
+            .revisits(&self.sync.name, false)?
+            .into_iter()
+            .map(|revisit| (revisit.side, revisit.key))
+            .collect();
+        self.later.retain(|key, _| waiting.contains(key));
+        for key in waiting {
+            let (at, pause) = self.later.entry(key).or_insert((now + AGAIN[0], AGAIN[0]));
+            if *at <= now {
+                *pause = (*pause * 2).min(AGAIN[1]);
+                *at = now + *pause;
+            }
+        }
+        self.report.counts.parked = self.store.count_dead_letters(Some(&self.sync.name))?.1;
+        (self.report.conflicts, self.report.held) = self.store.count_conflicts(&self.sync.name, self.report.run)?;
+        Ok(())
+    }
+
+    /// Stores what the streams have done, for people to look at.
+    fn show(&mut self, ended: bool) -> Result<(), Error> {
+        let seconds = self.shown.elapsed().as_secs_f64();
+        self.shown = Instant::now();
+        for side in SIDES {
+            let at = place(side);
+            let stream = &mut self.streams[at];
+            stream.per_second = (stream.changes - self.told[at]) as f64 / seconds.max(0.001);
+            self.told[at] = stream.changes;
+            stream.lag = lag_of(&self.lags[at]);
+            let body = serde_json::to_string(stream).unwrap_or_default();
+            self.store.show_stream(&self.sync.name, side, &body, ended, Utc::now())?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns what a histogram of microseconds says, in milliseconds.
+fn lag_of(lags: &Histogram<u64>) -> Lag {
+    let at = |quantile: f64| lags.value_at_quantile(quantile) as f64 / 1_000.0;
+    let max = lags.max() as f64 / 1_000.0;
+    Lag { count: lags.len(), p50: at(0.5), p95: at(0.95), p99: at(0.99), max }
+}
+
+impl Pairing<'_> {
+    /// Settles records that changed, by their keys.
+    async fn told(&mut self, keys: &HashSet<(Side, String)>) -> Result<(), Error> {
+        // Merges are looked for when a record is gone.
+        self.merged_since = self.store.checkpoint(&checkpoint_name(self.sync, Side::Salesforce))?.since;
+        for revisit in self.store.revisits(&self.sync.name, true)? {
+            self.waiting.insert((revisit.side, revisit.key));
+        }
+        self.moved.extend(keys.iter().cloned());
+        self.look_again().await?;
+        self.delete_gone().await?;
+        self.moved.extend(std::mem::take(&mut self.incomplete));
+        self.look_again().await?;
+        self.leave_for_later()
+    }
+}

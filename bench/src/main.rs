@@ -4,8 +4,11 @@
 //!
 //! `bench links [COUNT]`: how fast links are written and found, as they become many.
 //!
+//! `bench events [SECONDS] [RATE]`: how late changes are on the other side of a sync that is followed.
+//!
 //! Prints one line a measurement. Nothing is asserted: a machine that is busy is slower, and that is no bug.
 
+mod events;
 mod links;
 mod two_way;
 
@@ -42,7 +45,10 @@ async fn main() -> Result<(), Failed> {
     if arguments.first().is_some_and(|what| what == "links") {
         return links::run(usize::try_from(number(1, 10_000_000))?);
     }
-    println!("usage: bench sandbox [RECORDS] [SECONDS] | two-way [PAIRS] | links [COUNT]");
+    if arguments.first().is_some_and(|what| what == "events") {
+        return events::run(number(1, 600), number(2, 500)).await;
+    }
+    println!("usage: bench sandbox [RECORDS] [SECONDS] | two-way [PAIRS] | links [COUNT] | events [SECONDS] [RATE]");
     Ok(())
 }
 

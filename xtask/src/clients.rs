@@ -16,6 +16,7 @@ const PYTHON: &[&str] = &[
     "avro==1.12.2",
     "grpcio==1.85.3",
     "protobuf==7.36.2",
+    "psycopg[binary]==3.3.9",
 ];
 /// From PyPI, by itself: it wants other versions of what the rest wants.
 const TAP: &[&str] = &["tap-salesforce==2.8.1"];

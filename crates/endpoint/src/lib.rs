@@ -95,6 +95,8 @@ pub struct Captured {
 pub struct Notice {
     /// Records that changed or are gone, by the key that the listener was asked for.
     pub keys: Vec<String>,
+    /// What is told of them besides: a row for each key.
+    pub values: Option<Values>,
     /// When the oldest of these changes was committed, in microseconds since 1970 by the system's clock.
     pub committed: Option<i64>,
     /// The end of a window all of whose changes are told with this notice and those before it; `None` where the system's
@@ -106,6 +108,15 @@ pub struct Notice {
     pub reconnected: bool,
     /// Wants to know when everything that was told has an outcome; nothing more is told before.
     pub settled: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+/// What a notice tells of its records.
+#[derive(Debug, Clone)]
+pub struct Values {
+    /// The fields that were asked for.
+    pub rows: RecordBatch,
+    /// For each row the columns that are told; `None` for those of which nothing is.
+    pub told: Vec<Option<Vec<usize>>>,
 }
 
 /// Notices of an entity. Dropping it ends the listening and leaves nothing running.
@@ -251,13 +262,13 @@ pub trait Source: Catalog {
         Ok(())
     }
 
-    /// Listens to changes of an entity from now on, by the value of `key`. Lost connections are made again, and what could
+    /// Listens to changes of an entity from now on, by the value of `key`; what is told of `fields` comes along. Lost connections are made again, and what could
     /// not be told for that is said to be missed; an error is the last notice.
     ///
     /// # Errors
     ///
     /// Class `Mapping` where the system tells no changes of this entity as they happen.
-    async fn listen(&self, entity: &Entity, _key: &str) -> Result<Notices> {
+    async fn listen(&self, entity: &Entity, _key: &str, _fields: &[String]) -> Result<Notices> {
         Err(Error::new(
             Class::Mapping,
             format!("changes of {} can't be followed: nothing tells of them as they happen", entity.name),

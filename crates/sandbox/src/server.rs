@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
+use axum::serve::ListenerExt as _;
 use base64::Engine as _;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
@@ -62,6 +63,8 @@ impl Sandbox {
             .layer(RequestDecompressionLayer::new())
             .route_service(PUBSUB, pubsub(org.clone(), stop.clone()))
             .into_make_service_with_connect_info::<SocketAddr>();
+        // Small answers are not held back for more to come.
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let stopped = stop.clone().cancelled_owned();
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {

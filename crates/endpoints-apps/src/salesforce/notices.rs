@@ -4,12 +4,17 @@
 //! behind the last event that was told. Where the org does not keep that any more, or told only that much happened, what
 //! was missed is to be looked for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use ::salesforce::pubsub::{Body, ChangeKind, PubSub, Replay, Subscription, Told};
-use endpoint::{Notice, Notices, Result};
+use ::salesforce::JsonTable;
+use ::salesforce::pubsub::{Body, Change, ChangeKind, PubSub, Replay, Subscription, Told};
+use arrow::datatypes::{Field as ArrowField, Schema};
+use chrono::{DateTime, SecondsFormat};
+use endpoint::{Notice, Notices, Result, Values};
 use futures::StreamExt as _;
-use model::{Class, Entity};
+use model::{Class, Entity, Type};
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
 use super::{Org, failed};
@@ -34,15 +39,27 @@ struct Listener {
     topic: String,
     /// The last event that was told; before there is one, what comes next.
     replay: Replay,
+    /// The fields that are wanted, with their types.
+    names: Vec<String>,
+    kinds: Vec<Type>,
+    table: JsonTable,
 }
 
 impl Org {
-    pub(super) async fn notices(&self, entity: &Entity) -> Result<Notices> {
+    pub(super) async fn notices(&self, entity: &Entity, fields: &[String]) -> Result<Notices> {
+        let (mut columns, mut kinds) = (Vec::new(), Vec::new());
+        for name in fields {
+            let (name, kind) = self.field(entity, name).await?;
+            columns.push(ArrowField::new(name, kind.arrow(), true));
+            kinds.push(kind);
+        }
+        let (names, schema) = (columns.iter().map(|field| field.name().clone()).collect(), Schema::new(columns));
+        let table = JsonTable::new(Arc::new(schema), kinds.clone());
         let topic = topic(&entity.name);
         let what = || failed(format!("cannot listen to {topic}"));
         let pubsub = PubSub::connect(&self.client, self.pubsub.as_deref()).await.map_err(what())?;
         let mut subscription = pubsub.subscribe(&topic, Replay::Latest).await.map_err(what())?;
-        let mut listener = Listener { pubsub, topic: topic.clone(), replay: Replay::Latest };
+        let mut listener = Listener { pubsub, topic: topic.clone(), replay: Replay::Latest, names, kinds, table };
         let (sender, receiver) = mpsc::channel(WAITING);
         tokio::spawn(async move {
             tokio::select! {
@@ -109,6 +126,7 @@ impl Listener {
 
     fn notice(&mut self, told: Told) -> Notice {
         let mut notice = Notice::default();
+        let (mut records, mut told_columns) = (Vec::new(), Vec::new());
         for event in told.events {
             let Body::Change(change) = event.body else { continue };
             if change.kind == ChangeKind::Overflow {
@@ -117,10 +135,40 @@ impl Listener {
             }
             let committed = change.committed * 1_000;
             notice.committed = Some(notice.committed.map_or(committed, |oldest| oldest.min(committed)));
+            let (record, columns) = self.values(&change);
+            records.extend(std::iter::repeat_n(record, change.ids.len()));
+            told_columns.extend(std::iter::repeat_n(columns, change.ids.len()));
             notice.keys.extend(change.ids);
         }
         self.replay = Replay::After(told.latest);
+        // What can't be read is fetched.
+        notice.values = self.table.read(&records).ok().map(|rows| Values { rows, told: told_columns });
         notice
+    }
+
+    /// Returns the wanted fields of a change as REST would answer them, and which of them are told.
+    fn values(&self, change: &Change) -> (Map<String, Value>, Option<Vec<usize>>) {
+        let whole = matches!(change.kind, ChangeKind::Create | ChangeKind::Undelete);
+        let mut record = Map::new();
+        if !(whole || change.kind == ChangeKind::Update) || !change.unread.is_empty() {
+            return (record, None);
+        }
+        let mut columns = Vec::new();
+        for (at, (name, kind)) in self.names.iter().zip(&self.kinds).enumerate() {
+            let told = change.fields.get(name);
+            // The id stands in the header.
+            if name != "Id" && (whole || told.is_some()) {
+                columns.push(at);
+            }
+            let moment = told.and_then(Value::as_i64).and_then(DateTime::from_timestamp_millis);
+            let value = match (kind, moment) {
+                (Type::Date, Some(moment)) => Value::String(moment.date_naive().to_string()),
+                (Type::Timestamp, Some(moment)) => Value::String(moment.to_rfc3339_opts(SecondsFormat::Millis, true)),
+                _ => told.cloned().unwrap_or_default(),
+            };
+            record.insert(name.clone(), value);
+        }
+        (record, Some(columns))
     }
 }
 

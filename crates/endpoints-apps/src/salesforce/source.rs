@@ -122,8 +122,8 @@ impl Source for Org {
         self.by_key(entity, fields, key, keys, false).await
     }
 
-    async fn listen(&self, entity: &Entity, _: &str) -> Result<Notices> {
-        self.notices(entity).await
+    async fn listen(&self, entity: &Entity, _: &str, fields: &[String]) -> Result<Notices> {
+        self.notices(entity, fields).await
     }
 
     async fn read(&self, read: Read) -> Result<Batches> {

@@ -33,8 +33,9 @@ impl Pairing<'_> {
         if self.followed.is_some() {
             // Our own writes are told, too. What is as it was agreed on needs no look at the other side, which tells of
             // itself.
-            let rows: Vec<usize> =
-                (0..ids.len()).filter(|row| !self.is_agreed(side, &batch, *row, &ids[*row], &links)).collect();
+            let (agreed, rows): (Vec<usize>, Vec<usize>) =
+                (0..ids.len()).partition(|row| self.is_agreed(side, &batch, *row, &ids[*row], &links, None));
+            self.echoes.extend(agreed.into_iter().map(|row| (side, ids[row].clone())));
             batch = take(&batch, &rows).map_err(self.batch_error())?;
         }
         match side {
@@ -46,17 +47,35 @@ impl Pairing<'_> {
         }
     }
 
-    /// True when every field of a row is as both sides last agreed, and nothing about it waits.
-    fn is_agreed(&self, side: Side, batch: &RecordBatch, row: usize, id: &str, links: &HashMap<String, Link>) -> bool {
+    /// True when every field of a row is as both sides last agreed, and nothing about it waits; where only some columns are
+    /// told, when these are, and say all that the mapping makes of them.
+    pub(super) fn is_agreed(
+        &self,
+        side: Side,
+        batch: &RecordBatch,
+        row: usize,
+        id: &str,
+        links: &HashMap<String, Link>,
+        told: Option<&[usize]>,
+    ) -> bool {
         let Some(link) = links.get(id) else { return false };
         let waits = self.waiting.contains(&(side, id.to_owned()))
             || self.waiting.contains(&(side.other(), link.key(side.other()).to_owned()))
             || self.intents.keys().any(|(_, key)| *key == link.external);
         let Some(base) = self.layouts.decode(&link.base).filter(|_| !waits) else { return false };
         let own = &self.prepared.own[place(side)];
+        let sources = self.prepared.plan.from(side).source_fields.len();
+        // A column that only an expression reads tells of a change that no field of its own shows. The key is none of them.
+        let keyed = side == Side::Salesforce && cell(batch, 0, row) == link.external;
+        let hidden = |column: &usize| *column < sources && !own.contains(&Some(*column)) && !(*column == 0 && keyed);
+        if told.is_some_and(|told| told.iter().any(hidden)) {
+            return false;
+        }
         base.iter().zip(own).all(|(agreed, column)| {
-            let Some(column) = column else { return true };
-            let print = text_of(batch.column(*column).as_ref(), row).map_or(0, |text| print_of(&text));
+            let Some(column) = column.filter(|column| told.is_none_or(|told| told.contains(column))) else {
+                return true;
+            };
+            let print = text_of(batch.column(column).as_ref(), row).map_or(0, |text| print_of(&text));
             agreed.is_some_and(|agreed| agreed[place(side)] == print)
         })
     }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::Utc;
-use endpoint::{Endpoint, Notice};
+use endpoint::{Endpoint, Notice, Values};
 use futures::stream::{BoxStream, StreamExt as _};
 use hdrhistogram::Histogram;
 use mapping::Parents;
@@ -102,7 +102,8 @@ pub async fn follow_pairs(
     let mut notices: Vec<BoxStream<'_, (Side, endpoint::Result<Notice>)>> = Vec::new();
     for side in SIDES {
         let target = &prepared.targets[place(side)];
-        let listened = ends[place(side)].listen(&target.entity, &target.key).await?;
+        let fields = &prepared.fields[place(side)];
+        let listened = ends[place(side)].listen(&target.entity, &target.key, fields).await?;
         notices.push(listened.map(move |notice| (side, notice)).boxed());
     }
     let run = store.begin_run(&sync.name, Utc::now())?;
@@ -166,8 +167,10 @@ struct Follower<'f> {
 #[derive(Default)]
 struct Batch {
     keys: HashSet<(Side, String)>,
-    /// When changes were committed, with how many of them.
-    committed: Vec<(Side, i64, u64)>,
+    /// What was told of some of them.
+    values: Vec<(Side, Vec<String>, Values)>,
+    /// When changes were committed, with the records.
+    committed: Vec<(Side, i64, Vec<String>)>,
     until: [Option<String>; 2],
     missed: Option<String>,
     settled: Vec<tokio::sync::oneshot::Sender<()>>,
@@ -191,7 +194,7 @@ impl Follower<'_> {
                 Some((side, notice)) = told.next() => {
                     self.take(&mut batch, side, notice?);
                     let full = Instant::now() + self.following.gather;
-                    while batch.keys.len() < PAIRS
+                    while batch.keys.len() + batch.values.iter().map(|(_, keys, _)| keys.len()).sum::<usize>() < PAIRS
                         && let Ok(Some((side, notice))) = tokio::time::timeout_at(full, told.next()).await
                     {
                         self.take(&mut batch, side, notice?);
@@ -237,10 +240,15 @@ impl Follower<'_> {
             stream.last_gap = Some(missed.clone());
             batch.missed = Some(missed);
         }
-        batch.committed.extend(notice.committed.map(|at| (side, at, count)));
+        batch.committed.extend(notice.committed.map(|at| (side, at, notice.keys.clone())));
         batch.until[place(side)] = notice.until.or(batch.until[place(side)].take());
         batch.settled.extend(notice.settled);
-        batch.keys.extend(notice.keys.into_iter().map(|key| (side, key)));
+        match notice.values {
+            Some(values) if values.rows.num_rows() == notice.keys.len() => {
+                batch.values.push((side, notice.keys, values));
+            }
+            _ => batch.keys.extend(notice.keys.into_iter().map(|key| (side, key))),
+        }
     }
 
     /// Looks for what changed since the last look, by the windows of a run.
@@ -286,7 +294,7 @@ impl Follower<'_> {
 
     /// Settles a batch; what fails for the moment is tried until it does not.
     async fn settle(&mut self, batch: &Batch) -> Result<(), Error> {
-        if batch.keys.is_empty() && batch.until.iter().all(Option::is_none) {
+        if batch.keys.is_empty() && batch.values.is_empty() && batch.until.iter().all(Option::is_none) {
             return Ok(());
         }
         self.braked.retain(|(at, _)| at.elapsed() < BRAKED);
@@ -295,7 +303,7 @@ impl Follower<'_> {
             deleted: sum.deleted + one.deleted,
         });
         let mut pause = self.options.backoff;
-        loop {
+        let echoes = loop {
             let mut report = Report { run: self.report.run, sync: self.sync.name.clone(), ..Report::default() };
             let quiet = |_| {};
             let result = match Pairing::new(
@@ -308,18 +316,15 @@ impl Follower<'_> {
                 &mut report,
                 Some((self.linked, before)),
             ) {
-                Ok(mut pairing) => pairing.told(&batch.keys).await,
+                Ok(mut pairing) => pairing.told(batch).await,
                 Err(error) => Err(error),
             };
             self.count(&report);
             match result {
                 Err(error) if error.class().is_transient() => self.wait(&mut pause, &error).await?,
-                other => {
-                    other?;
-                    break;
-                }
+                other => break other?,
             }
-        }
+        };
         for side in SIDES {
             if let Some(until) = &batch.until[place(side)] {
                 let since = Some(until.clone());
@@ -329,10 +334,11 @@ impl Follower<'_> {
             }
         }
         let now = Utc::now().timestamp_micros();
-        for (side, at, count) in &batch.committed {
+        for (side, at, keys) in &batch.committed {
+            let count = keys.iter().filter(|key| !echoes.contains(&(*side, (*key).clone()))).count() as u64;
             let lag = (now - at).max(1).cast_unsigned();
-            self.lags[place(*side)].saturating_record_n(lag, *count);
-            self.all.saturating_record_n(lag, *count);
+            self.lags[place(*side)].saturating_record_n(lag, count);
+            self.all.saturating_record_n(lag, count);
         }
         self.report.lag = Some(lag_of(&self.all));
         self.plan()
@@ -405,18 +411,33 @@ fn lag_of(lags: &Histogram<u64>) -> Lag {
 }
 
 impl Pairing<'_> {
-    /// Settles records that changed, by their keys.
-    async fn told(&mut self, keys: &HashSet<(Side, String)>) -> Result<(), Error> {
+    /// Settles records that changed, and returns those that were as agreed: our own writes, as a rule.
+    async fn told(&mut self, batch: &Batch) -> Result<HashSet<(Side, String)>, Error> {
         // Merges are looked for when a record is gone.
         self.merged_since = self.store.checkpoint(&checkpoint_name(self.sync, Side::Salesforce))?.since;
         for revisit in self.store.revisits(&self.sync.name, true)? {
             self.waiting.insert((revisit.side, revisit.key));
         }
-        self.moved.extend(keys.iter().cloned());
+        self.moved.extend(batch.keys.iter().cloned());
+        for (side, keys, values) in &batch.values {
+            let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let links = self.store.links(&self.sync.definition.mapping, *side, &names)?;
+            for (row, key) in keys.iter().enumerate() {
+                let agreed = values.told[row]
+                    .as_ref()
+                    .is_some_and(|columns| self.is_agreed(*side, &values.rows, row, key, &links, Some(columns)));
+                if agreed {
+                    self.echoes.insert((*side, key.clone()));
+                } else {
+                    self.moved.insert((*side, key.clone()));
+                }
+            }
+        }
         self.look_again().await?;
         self.delete_gone().await?;
         self.moved.extend(std::mem::take(&mut self.incomplete));
         self.look_again().await?;
-        self.leave_for_later()
+        self.leave_for_later()?;
+        Ok(std::mem::take(&mut self.echoes))
     }
 }

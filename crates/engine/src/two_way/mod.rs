@@ -397,6 +397,8 @@ struct Pairing<'r> {
     linked: u64,
     /// Where changes are settled as they happen: what was changed before, for the brakes.
     followed: Option<follow::Before>,
+    /// Records that were told of and were as agreed.
+    echoes: HashSet<(Side, String)>,
     /// Numbers of the links whose pairs this run has met: where it reads everything the others may be gone, and what is met
     /// once is not settled again. A bit each; a run that is cut off reads everything again.
     seen: FixedBitSet,
@@ -459,6 +461,7 @@ impl<'r> Pairing<'r> {
                 None => store.unseen(Owner { sync: &sync.name, mapping, source: Side::Salesforce, run: 0 })?.0,
             },
             followed: followed.map(|(_, before)| before),
+            echoes: HashSet::new(),
             seen: FixedBitSet::new(),
         };
         for conflict in

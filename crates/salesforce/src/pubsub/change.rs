@@ -1,12 +1,10 @@
 //! What a change event says: which records, what happened to them, and the fields that changed, named by bitmaps.
 
 use apache_avro::Schema;
-use apache_avro::reader::datum::GenericDatumReader;
-use apache_avro::types::Value as Datum;
 use serde_json::{Map, Value};
 
 use super::Body;
-use super::datum::{json, solid};
+use super::datum::{self, solid};
 
 /// What happened to records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,10 +53,7 @@ pub struct Change {
 
 /// Reads an event: a change if it has the header of one.
 pub(super) fn read(schema: &Schema, mut payload: &[u8]) -> Result<Body, String> {
-    let reader = GenericDatumReader::builder(schema).build();
-    let datum = reader.and_then(|reader| reader.read_value(&mut payload)).map_err(|error| error.to_string())?;
-    let Datum::Record(fields) = datum else { return Err("the event is no record".to_owned()) };
-    let mut fields: Map<String, Value> = fields.into_iter().map(|(name, datum)| (name, json(datum))).collect();
+    let mut fields = datum::read(schema, &mut payload)?;
     let Some(header) = fields.remove("ChangeEventHeader") else { return Ok(Body::Platform(fields)) };
     let text = |name: &str| header[name].as_str().unwrap_or_default().to_owned();
     let number = |name: &str| header[name].as_i64().unwrap_or_default();

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use apache_avro::Schema as Avro;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value as Datum;
-use apache_avro::writer::datum::GenericDatumWriter;
 use chrono::{DateTime, NaiveDate};
 use serde_json::{Map, Value, json};
 
@@ -216,10 +215,9 @@ impl EventSchema {
                 *named = json!(self.bitmaps(&names));
             }
         }
-        let mut named = HashMap::new();
-        let datum = datum(&self.avro, &payload, &mut named)?;
-        let writer = GenericDatumWriter::builder(&self.avro).build();
-        writer.and_then(|writer| writer.write_value_to_vec(datum)).map_err(|error| error.to_string())
+        let (mut named, mut bytes) = (HashMap::new(), Vec::new());
+        write(&self.avro, &payload, &mut named, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// Reads an Avro datum: the fields that are not null, as REST would take them; `object` says what they are.
@@ -261,51 +259,74 @@ fn solid(schema: &Avro) -> &Avro {
     }
 }
 
-fn datum<'s>(schema: &'s Avro, value: &Value, named: &mut HashMap<String, &'s Avro>) -> Result<Datum, String> {
+/// Writes a value as its schema says: a datum is its parts one behind the other. Source: Avro specification, binary encoding.
+fn write<'s>(
+    schema: &'s Avro,
+    value: &Value,
+    named: &mut HashMap<&'s str, &'s Avro>,
+    bytes: &mut Vec<u8>,
+) -> Result<(), String> {
     let unlike = || format!("{value} is no {}", format!("{schema:?}").split(['(', ' ']).next().unwrap_or_default());
-    Ok(match schema {
-        Avro::Boolean => Datum::Boolean(value.as_bool().ok_or_else(unlike)?),
-        Avro::Int => Datum::Int(value.as_f64().ok_or_else(unlike)? as i32),
-        Avro::Long => Datum::Long(long(value).ok_or_else(unlike)?),
-        Avro::Double => Datum::Double(value.as_f64().ok_or_else(unlike)?),
-        Avro::String => match value {
-            Value::String(text) => Datum::String(text.clone()),
-            other => Datum::String(other.to_string()),
-        },
+    match schema {
+        Avro::Boolean => bytes.push(value.as_bool().ok_or_else(unlike)?.into()),
+        Avro::Int => number(value.as_f64().ok_or_else(unlike)? as i64, bytes),
+        Avro::Long => number(long(value).ok_or_else(unlike)?, bytes),
+        Avro::Double => bytes.extend(value.as_f64().ok_or_else(unlike)?.to_le_bytes()),
+        Avro::String => {
+            let text = value.as_str().map_or_else(|| value.to_string().into(), std::borrow::Cow::Borrowed);
+            number(text.len() as i64, bytes);
+            bytes.extend(text.as_bytes());
+        }
         Avro::Enum(symbols) => {
             let symbol = value.as_str().ok_or_else(unlike)?;
             let at = symbols.symbols.iter().position(|known| known == symbol).ok_or_else(unlike)?;
-            Datum::Enum(at as u32, symbol.to_owned())
+            number(at as i64, bytes);
         }
         Avro::Array(items) => {
             let values = value.as_array().ok_or_else(unlike)?;
-            Datum::Array(values.iter().map(|value| datum(&items.items, value, named)).collect::<Result<_, _>>()?)
+            if !values.is_empty() {
+                number(values.len() as i64, bytes);
+                for value in values {
+                    write(&items.items, value, named, bytes)?;
+                }
+            }
+            number(0, bytes);
         }
         Avro::Union(union) => {
             // What is named must be known also where it is null here.
             if let Avro::Record(record) = solid(schema) {
-                named.insert(record.name.name().to_owned(), solid(schema));
+                named.insert(record.name.name(), solid(schema));
             }
-            match value {
-                Value::Null => Datum::Union(0, Box::new(Datum::Null)),
-                value => {
-                    let last = union.variants().len().saturating_sub(1) as u32;
-                    Datum::Union(last, Box::new(datum(solid(schema), value, named)?))
-                }
+            if value.is_null() {
+                number(0, bytes);
+            } else {
+                number(union.variants().len().saturating_sub(1) as i64, bytes);
+                write(solid(schema), value, named, bytes)?;
             }
         }
         Avro::Record(record) => {
-            let mut fields = Vec::with_capacity(record.fields.len());
             for field in &record.fields {
                 let value = value.get(&field.name).unwrap_or(&Value::Null);
-                let datum = datum(&field.schema, value, named).map_err(|error| format!("{}: {error}", field.name))?;
-                fields.push((field.name.clone(), datum));
+                write(&field.schema, value, named, bytes).map_err(|error| format!("{}: {error}", field.name))?;
             }
-            Datum::Record(fields)
         }
-        Avro::Ref { name } => datum(named.get(name.name()).copied().ok_or_else(unlike)?, value, named)?,
+        Avro::Ref { name } => {
+            let schema = named.get(name.name()).copied().ok_or_else(unlike)?;
+            write(schema, value, named, bytes)?;
+        }
         _ => return Err(unlike()),
-    })
+    }
+    Ok(())
+}
+
+/// Writes a whole number: the sign last, seven bits a byte from the lowest.
+fn number(value: i64, bytes: &mut Vec<u8>) {
+    let mut left = (value << 1 ^ value >> 63).cast_unsigned();
+    while left >= 0x80 {
+        bytes.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    bytes.push(left as u8);
 }
 
 /// Returns a number, or a date or time as milliseconds.

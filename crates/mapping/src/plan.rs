@@ -177,6 +177,20 @@ impl Plan {
     ///
     /// When a batch has other columns than it should, `links` fails, or a rule rejects the run ([`Rejected`], wrapped).
     pub fn apply(&self, batch: &RecordBatch, links: Links<'_>) -> Result<Mapped, ArrowError> {
+        self.map(batch, links, true)
+    }
+
+    /// As [`Self::apply`], for rows of which only some fields are known: what is null may be so because it is not, and is
+    /// not missed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::apply`].
+    pub fn apply_known(&self, batch: &RecordBatch, links: Links<'_>) -> Result<Mapped, ArrowError> {
+        self.map(batch, links, false)
+    }
+
+    fn map(&self, batch: &RecordBatch, links: Links<'_>, whole: bool) -> Result<Mapped, ArrowError> {
         let rows = batch.num_rows();
         let mut reasons: Vec<Option<RecordError>> = vec![None; rows];
         let mut warnings = 0;
@@ -226,7 +240,7 @@ impl Plan {
                     self.translate(batch.column(*column), &output.field.name, parent, links, &mut defer)?
                 }
             };
-            columns.push(fit(values, &output.field, output.required, &mut refuse));
+            columns.push(fit(values, &output.field, output.required && whole, &mut refuse));
         }
         let all = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         let keep: BooleanArray = reasons.iter().map(|reason| Some(reason.is_none())).collect();
@@ -241,6 +255,13 @@ impl Plan {
     /// Returns the columns that [`Self::apply`] makes, the key first.
     pub fn columns(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// True when each value depends on one field of the source and on nothing else: what is not known of the others does
+    /// no harm to it.
+    pub fn is_by_field(&self) -> bool {
+        let by_field = |output: &Output| !matches!(output.from, From::Expression { .. });
+        self.outputs.iter().all(by_field) && self.checks.is_empty() && self.references.is_empty()
     }
 
     /// Returns for each match rule what it says of each row: rows of the two sides that say the same are one record.

@@ -5,13 +5,14 @@
 //! what a crash interrupted is told again. It is read by the server's own function for that, over the connection that
 //! everything else uses: with its encryption, its login, and nothing that a pooler in between does not know.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use endpoint::{CHANGES, Captured, Error, LOG, Notice, Notices, Read, Result, Window};
 use futures::{StreamExt as _, TryStreamExt as _};
 use model::{Class, Entity};
-use tokio::sync::mpsc;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,6 +32,8 @@ const MUCH: u64 = 8 << 30;
 const TICK: Duration = Duration::from_millis(5);
 /// The pauses before a connection is made again: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
+/// Notices without an outcome yet; the log is read on only when there are fewer.
+const OPEN: usize = 32;
 /// Bytes of log without a change of ours after which the slot follows.
 const PASSED: i64 = 1 << 20;
 /// Keys in one notice.
@@ -61,6 +64,10 @@ struct Listener {
     key: String,
     /// Up to where the log was told.
     told: String,
+    /// Place of the last commit that was told.
+    commit: u64,
+    /// What was told and has no outcome yet, with where the slot moves when it has.
+    open: VecDeque<(String, oneshot::Receiver<()>)>,
     /// False until what there was before is read.
     begun: bool,
 }
@@ -100,28 +107,31 @@ impl Listener {
         sender: &mpsc::Sender<Result<Notice>>,
         mut reconnected: bool,
     ) -> Result<()> {
-        let what = || failed(format!("cannot read changes of {} from the log", self.entity));
+        let doing = format!("cannot read changes of {} from the log", self.entity);
+        let what = || failed(doing.clone());
         let end = "SELECT (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::text,
                           (pg_current_wal_flush_lsn() - confirmed_flush_lsn)::bigint
                    FROM pg_replication_slots WHERE slot_name = $1 AND wal_status IS DISTINCT FROM 'lost'";
         let end = client.prepare(end).await.map_err(what())?;
         if !self.begun {
             // What there was before is read by whoever listens, and needs not be told.
-            match self.tell(sender, Notice::default()).await {
-                None => return Ok(()),
-                Some(_) => self.advance(client, &self.told).await?,
+            let begin = self.told.clone();
+            if !self.tell(sender, Notice::default(), begin).await || !self.settle(client, 0).await? {
+                return Ok(());
             }
             self.begun = true;
         }
         loop {
+            if !self.settle(client, OPEN).await? {
+                // It is told again.
+                (self.commit, self.told) = (0, String::new());
+                self.open.clear();
+            }
             let row = client.query_opt(&end, &[&self.slot]).await.map_err(what())?;
             let Some(row) = row else {
                 let missed = Some(format!("its slot {} is gone, or has lost what it was to tell", self.slot));
-                if self
-                    .tell(sender, Notice { missed, reconnected: std::mem::take(&mut reconnected), ..Notice::default() })
-                    .await
-                    .is_none()
-                {
+                let notice = Notice { missed, reconnected: std::mem::take(&mut reconnected), ..Notice::default() };
+                if !self.tell(sender, notice, String::new()).await || !self.settle(client, 0).await? {
                     return Ok(());
                 }
                 continue;
@@ -136,17 +146,42 @@ impl Listener {
             notice.reconnected = std::mem::take(&mut reconnected);
             // What others write is passed over, and the slot follows now and then.
             let nothing = notice.keys.is_empty() && notice.missed.is_none() && !notice.reconnected;
-            if nothing && behind.unwrap_or_default() < PASSED {
+            if nothing && (behind.unwrap_or_default() < PASSED || !self.open.is_empty()) {
                 continue;
             }
             notice.until = Some(until.clone());
-            match self.tell(sender, notice).await {
-                None => return Ok(()),
-                // It is told again.
-                Some(false) => self.told.clear(),
-                Some(true) => self.advance(client, &until).await?,
+            if !self.tell(sender, notice, until).await {
+                return Ok(());
             }
         }
+    }
+
+    /// Tells a notice; false when nobody listens any more.
+    async fn tell(&mut self, sender: &mpsc::Sender<Result<Notice>>, mut notice: Notice, until: String) -> bool {
+        let (settled, waiting) = oneshot::channel();
+        notice.settled = Some(settled);
+        self.open.push_back((until, waiting));
+        sender.send(Ok(notice)).await.is_ok()
+    }
+
+    /// Moves the slot behind what has an outcome by now, and waits until no more than so many notices have none; false when
+    /// one of them will have none.
+    async fn settle(&mut self, client: &Client, most: usize) -> Result<bool> {
+        let mut reached = None;
+        loop {
+            let wait = self.open.len() > most;
+            let Some((_, waiting)) = self.open.front_mut() else { break };
+            let settled = if wait { waiting.await.map_err(|_| TryRecvError::Closed) } else { waiting.try_recv() };
+            match settled {
+                Ok(()) => reached = self.open.pop_front().map(|(until, _)| until),
+                Err(TryRecvError::Closed) => return Ok(false),
+                Err(TryRecvError::Empty) => break,
+            }
+        }
+        if let Some(until) = reached.filter(|until| !until.is_empty()) {
+            self.advance(client, &until).await?;
+        }
+        Ok(true)
     }
 
     /// Moves the slot to where everything has an outcome.
@@ -166,17 +201,10 @@ impl Listener {
         }
     }
 
-    /// Tells a notice and waits until it has an outcome; false when it got none, `None` when nobody listens any more.
-    async fn tell(&self, sender: &mpsc::Sender<Result<Notice>>, mut notice: Notice) -> Option<bool> {
-        let (settled, waiting) = tokio::sync::oneshot::channel();
-        notice.settled = Some(settled);
-        sender.send(Ok(notice)).await.ok()?;
-        Some(waiting.await.is_ok())
-    }
-
     /// Reads what changed between the slot and a place in the log.
-    async fn changes(&self, client: &Client, until: &str) -> Result<Notice> {
-        let what = || failed(format!("cannot read changes of {} from the log", self.entity));
+    async fn changes(&mut self, client: &Client, until: &str) -> Result<Notice> {
+        let doing = format!("cannot read changes of {} from the log", self.entity);
+        let what = || failed(doing.clone());
         let sql = format!(
             "SELECT data FROM pg_logical_slot_peek_binary_changes({0}, {1}, NULL, 'proto_version', '1', 'publication_names', {2})",
             sql::literal(&self.slot),
@@ -196,6 +224,7 @@ impl Listener {
         };
         let mut messages = std::pin::pin!(messages);
         let (mut decoder, mut keys, mut notice) = (Decoder::new(&self.key), HashSet::new(), Notice::default());
+        decoder.told = self.commit;
         while let Some(message) = messages.try_next().await.map_err(what())? {
             match decoder.read(message.get(0)) {
                 // So many are better looked for than told one by one.
@@ -206,6 +235,7 @@ impl Listener {
                 None => return Err(Error::new(Class::Internal, "the log holds a message that pgoutput does not have")),
             }
         }
+        self.commit = decoder.told;
         (notice.keys, notice.committed) = (keys.into_iter().collect(), decoder.committed);
         Ok(notice)
     }
@@ -365,6 +395,8 @@ impl Postgres {
             entity: entity.name.clone(),
             key: key.to_owned(),
             told: self.log_end().await?,
+            commit: 0,
+            open: VecDeque::new(),
             begun: false,
         };
         let (sender, receiver) = mpsc::channel(1);

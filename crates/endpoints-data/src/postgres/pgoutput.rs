@@ -24,8 +24,12 @@ pub(crate) struct Decoder {
     relations: HashMap<u32, Option<usize>>,
     /// Inside a part of a transaction that goes on, messages carry its number.
     streaming: bool,
-    /// When the oldest transaction so far was committed, in microseconds since 1970.
+    /// When the oldest transaction so far was committed, in microseconds since 1970; of those that are told.
     pub(crate) committed: Option<i64>,
+    /// Place in the log of the last commit that was told: nothing up to there is told again.
+    pub(crate) told: u64,
+    /// True inside a transaction that was told before.
+    passing: bool,
 }
 
 /// Microseconds from 1970 to 2000, where PostgreSQL's times begin.
@@ -42,7 +46,14 @@ enum Value<'m> {
 impl Decoder {
     /// Returns a decoder at the beginning of a log; `key` is the column that identifies a row.
     pub(crate) fn new(key: &str) -> Self {
-        Self { key: key.to_owned(), relations: HashMap::new(), streaming: false, committed: None }
+        Self {
+            key: key.to_owned(),
+            relations: HashMap::new(),
+            streaming: false,
+            committed: None,
+            told: 0,
+            passing: false,
+        }
     }
 
     /// Reads the next message; `None` for one that is none of `pgoutput`.
@@ -54,12 +65,20 @@ impl Decoder {
         }
         match kind {
             b'R' => self.relation(&mut reader)?,
-            // When it was committed stands behind the place in the log, at the end of a streamed one behind its number and two
-            // places.
-            b'B' => self.commit(&mut reader, 8)?,
-            b'c' => self.commit(&mut reader, 21)?,
+            b'B' => {
+                let place = reader.place()?;
+                self.passing = place <= self.told;
+                self.told = self.told.max(place);
+                self.commit(&mut reader)?;
+            }
+            // At the end of a streamed transaction stand its number and two places before.
+            b'c' => {
+                reader.take(21)?;
+                self.commit(&mut reader)?;
+            }
             b'S' => self.streaming = true,
             b'E' => self.streaming = false,
+            b'I' | b'U' | b'D' | b'T' if self.passing => {}
             b'I' | b'U' | b'D' => return self.row(&mut reader),
             b'T' => return Some(Told::Unknown("the table was emptied by TRUNCATE".to_owned())),
             // Commit, origin, type, message, and the end of a streamed transaction that is given up.
@@ -69,10 +88,11 @@ impl Decoder {
         Some(Told::Nothing)
     }
 
-    fn commit(&mut self, reader: &mut Reader<'_>, before: usize) -> Option<()> {
-        reader.take(before)?;
-        let at = i64::from_be_bytes(reader.take(8)?.try_into().ok()?).saturating_add(EPOCH);
-        self.committed = Some(self.committed.map_or(at, |oldest| oldest.min(at)));
+    fn commit(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let at = reader.place()?.cast_signed().saturating_add(EPOCH);
+        if !self.passing {
+            self.committed = Some(self.committed.map_or(at, |oldest| oldest.min(at)));
+        }
         Some(())
     }
 
@@ -139,6 +159,10 @@ impl<'m> Reader<'m> {
 
     fn long(&mut self) -> Option<u32> {
         Some(u32::from_be_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn place(&mut self) -> Option<u64> {
+        Some(u64::from_be_bytes(self.take(8)?.try_into().ok()?))
     }
 
     /// Reads a text that ends with a zero.

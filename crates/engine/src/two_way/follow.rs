@@ -1,25 +1,27 @@
 //! Following: both sides tell of changes as they happen, and a few of them at a time are settled as a run would.
 //!
-//! Notices are hints. What a record is now is fetched, so that one told twice, late or out of order does no harm. One that is
-//! lost is found by a look for what changed, which comes first, then now and then, and whenever a side says that it could
+//! Notices are hints. What a record is now is fetched, so that one told twice, late or out of order does no harm; only where
+//! one tells all that it takes to write the other side, in its turn, nothing is asked. One that is lost is found by a look for what changed, which comes first, then now and then, and whenever a side says that it could
 //! not tell all. Listening begins before the first look, so that nothing falls between them.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use chrono::Utc;
 use endpoint::{Endpoint, Notice, Values};
 use futures::stream::{BoxStream, StreamExt as _};
 use hdrhistogram::Histogram;
-use mapping::Parents;
+use mapping::{Parents, TwoWay};
 use model::Side;
 use serde::{Deserialize, Serialize};
-use state::{Checkpoint, Owner, Store};
+use state::{Checkpoint, Link, Owner, Store};
 use tokio::time::Instant;
 
-use super::pair::SIDES;
-use super::{PAIRS, Pairing, PreparedPairs, checkpoint_name, end, ready, run_prepared};
-use crate::merge::place;
+use super::pair::{Pair, SIDES};
+use super::{PAIRS, Pairing, PreparedPairs, checkpoint_name, end, ready, run_prepared, take};
+use crate::chunk::cell;
+use crate::merge::{Policy, place};
 use crate::report::{Error, Lag, Report};
 use crate::run::Options;
 use crate::sync::Sync;
@@ -33,6 +35,13 @@ const BRAKED: Duration = Duration::from_hours(1);
 /// When a look is taken again that had to join a stream without a hole: clocks are told by the second, and what was
 /// committed in the second of the join may have been behind its end.
 const SOON: Duration = Duration::from_secs(2);
+/// How much later than the time of a record's last change its event may say that it was committed, in microseconds: records
+/// tell the second, and a little earlier where they are warm.
+const STALE: i64 = 2_000_000;
+/// How long is remembered what was looked at, in microseconds.
+const REMEMBERED: i64 = 600_000_000;
+/// How often is stored how far both sides have come. What was settled since is told again after a crash, and is as agreed.
+const NOTED: Duration = Duration::from_millis(200);
 /// How often what streams do is stored, for people to look at.
 const SHOWN: Duration = Duration::from_secs(1);
 
@@ -74,7 +83,7 @@ pub struct Stream {
     pub told: Option<String>,
 }
 
-/// What the brakes have to count besides a batch.
+/// What was changed before a batch, as the brakes count.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Before {
     pub(super) updated: u64,
@@ -118,21 +127,24 @@ pub async fn follow_pairs(
         report: Report { run, sync: sync.name.clone(), ..Report::default() },
         linked: 0,
         braked: Vec::new(),
+        looked: HashMap::new(),
         later: HashMap::new(),
         streams: [opened.clone(), opened],
         lags: [histogram(), histogram()],
         all: histogram(),
+        open: Vec::new(),
+        reached: [None, None],
+        noted: Instant::now(),
         told: [0; 2],
         shown: Instant::now(),
     };
-    let result = follower.follow(futures::stream::select_all(notices), progress).await;
+    let result = match follower.follow(futures::stream::select_all(notices), progress).await {
+        Err(Error::Stopped) => follower.note(),
+        other => other,
+    };
     follower.show(true)?;
     let mut report = follower.report;
     report.calls = ends[0].calls() + ends[1].calls() - calls;
-    let result = match result {
-        Err(Error::Stopped) => Ok(()),
-        other => other,
-    };
     end(store, report, result)
 }
 
@@ -153,22 +165,37 @@ struct Follower<'f> {
     linked: u64,
     /// What was changed in the last hour, and when.
     braked: Vec<(Instant, Before)>,
+    /// Records of Salesforce that were looked at lately, with the time of their last change then.
+    looked: HashMap<String, i64>,
     /// Records to look at again: when, and how long after that.
     later: HashMap<(Side, String), (Instant, Duration)>,
     streams: [Stream; 2],
     lags: [Histogram<u64>; 2],
     all: Histogram<u64>,
+    /// Those who want to know that what they told has an outcome.
+    open: Vec<tokio::sync::oneshot::Sender<()>>,
+    /// How far each side had come when that was last stored, and when that was.
+    reached: [Option<String>; 2],
+    noted: Instant,
     /// Changes that each side had told when it was last shown.
     told: [u64; 2],
     shown: Instant,
+}
+
+/// Records of which values were told.
+struct ToldValues {
+    side: Side,
+    keys: Vec<String>,
+    values: Values,
+    committed: Option<i64>,
 }
 
 /// Notices that are settled together.
 #[derive(Default)]
 struct Batch {
     keys: HashSet<(Side, String)>,
-    /// What was told of some of them.
-    values: Vec<(Side, Vec<String>, Values)>,
+    /// Others, of which values were told.
+    values: Vec<ToldValues>,
     /// When changes were committed, with the records.
     committed: Vec<(Side, i64, Vec<String>)>,
     until: [Option<String>; 2],
@@ -194,13 +221,17 @@ impl Follower<'_> {
                 Some((side, notice)) = told.next() => {
                     self.take(&mut batch, side, notice?);
                     let full = Instant::now() + self.following.gather;
-                    while batch.keys.len() + batch.values.iter().map(|(_, keys, _)| keys.len()).sum::<usize>() < PAIRS
+                    while batch.keys.len() + batch.values.iter().map(|told| told.keys.len()).sum::<usize>() < PAIRS
                         && let Ok(Some((side, notice))) = tokio::time::timeout_at(full, told.next()).await
                     {
                         self.take(&mut batch, side, notice?);
                     }
                 }
                 () = tokio::time::sleep_until(again) => {}
+                () = tokio::time::sleep_until(self.noted + NOTED), if !self.open.is_empty() => {
+                    self.note()?;
+                    continue;
+                }
                 () = tokio::time::sleep_until(shown) => {
                     self.show(false)?;
                     continue;
@@ -216,11 +247,11 @@ impl Follower<'_> {
                 self.look(None).await?;
                 look = Instant::now() + self.following.look;
             }
-            for settled in batch.settled {
-                // Whoever told it may be gone.
-                let _ = settled.send(());
-            }
+            self.open.append(&mut batch.settled);
             progress(&self.report);
+            if self.noted.elapsed() >= NOTED {
+                self.note()?;
+            }
             if self.shown.elapsed() >= SHOWN {
                 self.show(false)?;
             }
@@ -245,7 +276,8 @@ impl Follower<'_> {
         batch.settled.extend(notice.settled);
         match notice.values {
             Some(values) if values.rows.num_rows() == notice.keys.len() => {
-                batch.values.push((side, notice.keys, values));
+                let committed = notice.committed;
+                batch.values.push(ToldValues { side, keys: notice.keys, values, committed });
             }
             _ => batch.keys.extend(notice.keys.into_iter().map(|key| (side, key))),
         }
@@ -253,6 +285,7 @@ impl Follower<'_> {
 
     /// Looks for what changed since the last look, by the windows of a run.
     async fn look(&mut self, why: Option<&str>) -> Result<(), Error> {
+        self.note()?;
         if let Some(why) = why {
             tracing::info!(sync = self.sync.name, why, "not all changes were told; looking for them");
         }
@@ -316,7 +349,12 @@ impl Follower<'_> {
                 &mut report,
                 Some((self.linked, before)),
             ) {
-                Ok(mut pairing) => pairing.told(batch).await,
+                Ok(mut pairing) => {
+                    pairing.looked = std::mem::take(&mut self.looked);
+                    let told = pairing.told(batch).await;
+                    self.looked = std::mem::take(&mut pairing.looked);
+                    told
+                }
                 Err(error) => Err(error),
             };
             self.count(&report);
@@ -326,12 +364,8 @@ impl Follower<'_> {
             }
         };
         for side in SIDES {
-            if let Some(until) = &batch.until[place(side)] {
-                let since = Some(until.clone());
-                let checkpoint = Checkpoint { since, open: None, mapping: self.sync.definition.digest };
-                self.store.set_checkpoint(&checkpoint_name(self.sync, side), &checkpoint)?;
-                self.streams[place(side)].position = Some(until.clone());
-            }
+            let stream = &mut self.streams[place(side)];
+            stream.position = batch.until[place(side)].clone().or(stream.position.take());
         }
         let now = Utc::now().timestamp_micros();
         for (side, at, keys) in &batch.committed {
@@ -342,6 +376,24 @@ impl Follower<'_> {
         }
         self.report.lag = Some(lag_of(&self.all));
         self.plan()
+    }
+
+    /// Stores how far both sides have come, and tells those who told of it.
+    fn note(&mut self) -> Result<(), Error> {
+        self.noted = Instant::now();
+        for side in SIDES {
+            let since = self.streams[place(side)].position.clone();
+            if since.is_some() && since != self.reached[place(side)] {
+                self.reached[place(side)].clone_from(&since);
+                let checkpoint = Checkpoint { since, open: None, mapping: self.sync.definition.digest };
+                self.store.set_checkpoint(&checkpoint_name(self.sync, side), &checkpoint)?;
+            }
+        }
+        for settled in self.open.drain(..) {
+            // Whoever told it may be gone.
+            let _ = settled.send(());
+        }
+        Ok(())
     }
 
     /// Adds what a batch or a look did to what was done.
@@ -390,6 +442,8 @@ impl Follower<'_> {
     fn show(&mut self, ended: bool) -> Result<(), Error> {
         let seconds = self.shown.elapsed().as_secs_f64();
         self.shown = Instant::now();
+        let newest = self.looked.values().max().copied().unwrap_or_default();
+        self.looked.retain(|_, at| *at + REMEMBERED > newest);
         for side in SIDES {
             let at = place(side);
             let stream = &mut self.streams[at];
@@ -419,25 +473,109 @@ impl Pairing<'_> {
             self.waiting.insert((revisit.side, revisit.key));
         }
         self.moved.extend(batch.keys.iter().cloned());
-        for (side, keys, values) in &batch.values {
-            let names: Vec<&str> = keys.iter().map(String::as_str).collect();
-            let links = self.store.links(&self.sync.definition.mapping, *side, &names)?;
-            for (row, key) in keys.iter().enumerate() {
-                let agreed = values.told[row]
-                    .as_ref()
-                    .is_some_and(|columns| self.is_agreed(*side, &values.rows, row, key, &links, Some(columns)));
-                if agreed {
-                    self.echoes.insert((*side, key.clone()));
-                } else {
-                    self.moved.insert((*side, key.clone()));
-                }
-            }
-        }
+        self.take_values(batch).await?;
         self.look_again().await?;
         self.delete_gone().await?;
         self.moved.extend(std::mem::take(&mut self.incomplete));
         self.look_again().await?;
         self.leave_for_later()?;
         Ok(std::mem::take(&mut self.echoes))
+    }
+
+    /// Settles what was told with its values, where these are enough; what needs a look is added to what moved.
+    async fn take_values(&mut self, batch: &Batch) -> Result<(), Error> {
+        let mut times: HashMap<&str, usize> = HashMap::new();
+        for key in batch.values.iter().flat_map(|told| &told.keys) {
+            *times.entry(key).or_default() += 1;
+        }
+        for ToldValues { side, keys, values, committed } in &batch.values {
+            let names: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let links = self.store.links(&self.sync.definition.mapping, *side, &names)?;
+            let mut known = Vec::new();
+            for (row, key) in keys.iter().enumerate() {
+                let place = (*side, key.clone());
+                // What was looked at since may be another value by now.
+                let stale = self.looked.get(key).is_some_and(|looked| committed.is_none_or(|at| at <= looked + STALE));
+                let Some(columns) = &values.told[row] else {
+                    self.moved.insert(place);
+                    continue;
+                };
+                if self.is_agreed(*side, &values.rows, row, key, &links, Some(columns)) {
+                    self.echoes.insert(place);
+                } else if times[key.as_str()] == 1
+                    && !stale
+                    && !self.moved.contains(&place)
+                    && self.is_enough(*side, columns, &values.rows, row, links.get(key))
+                {
+                    known.push((row, columns.clone()));
+                } else {
+                    self.moved.insert(place);
+                }
+            }
+            self.settle_known(values, keys, known, &links).await?;
+        }
+        // One told twice may have been taken for an echo the first time.
+        let moved = &self.moved;
+        self.echoes.retain(|echo| !moved.contains(echo));
+        Ok(())
+    }
+
+    /// True when what is told of a linked record is all that it takes to write it outside: the rest is as it was agreed on.
+    fn is_enough(&self, side: Side, columns: &[usize], rows: &RecordBatch, row: usize, link: Option<&Link>) -> bool {
+        let Some(link) = link.filter(|_| side == Side::Salesforce) else { return false };
+        let waits = self.waiting.contains(&(Side::Salesforce, link.salesforce.clone()))
+            || self.waiting.contains(&(Side::External, link.external.clone()))
+            || self.intents.keys().any(|(_, key)| *key == link.external)
+            || self.merged.contains_key(&link.external);
+        // Who decides by hand wants to see all of it.
+        if waits || self.prepared.rules.policy == Policy::Manual || !self.prepared.plan.from(side).is_by_field() {
+            return false;
+        }
+        // Its key is another now, or none.
+        if columns.contains(&0) && cell(rows, 0, row) != link.external {
+            return false;
+        }
+        let Some(base) = self.layouts.decode(&link.base) else { return false };
+        let known = |column: &Option<usize>| column.is_some_and(|column| columns.contains(&column));
+        base.iter().zip(&self.prepared.own[0]).all(|(agreed, own)| agreed.is_some() || known(own))
+    }
+
+    /// Settles records of Salesforce of which some columns are known, without asking for the others.
+    async fn settle_known(
+        &mut self,
+        values: &Values,
+        ids: &[String],
+        known: Vec<(usize, Vec<usize>)>,
+        links: &HashMap<String, Link>,
+    ) -> Result<(), Error> {
+        if known.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<usize> = known.iter().map(|(row, _)| *row).collect();
+        let mut pairs = Vec::with_capacity(rows.len());
+        for (at, row) in rows.iter().enumerate() {
+            let Some(link) = links.get(&ids[*row]).cloned() else { continue };
+            let (id, key) = (link.salesforce.clone(), link.external.clone());
+            pairs.push(Pair { rows: [Some(at), None], link: Some(link), id, key });
+        }
+        let batch = take(&values.rows, &rows).map_err(self.batch_error())?;
+        let texts = |text: fn(&Pair) -> &str| -> arrow::array::ArrayRef {
+            std::sync::Arc::new(pairs.iter().map(|pair| Some(text(pair))).collect::<arrow::array::StringArray>())
+        };
+        let (own_keys, own_ids) = (texts(|pair| &pair.key), texts(|pair| &pair.id));
+        let batch = TwoWay::with_column(&batch, 0, &own_keys).map_err(self.batch_error())?;
+        let identity = self.identity(Side::Salesforce);
+        let batch = TwoWay::with_column(&batch, identity, &own_ids).map_err(self.batch_error())?;
+        let keys: Vec<String> = pairs.iter().map(|pair| pair.key.clone()).collect();
+        let name = self.prepared.fields[1][0].clone();
+        let others = self.fetch(Side::External, &name, &keys).await?;
+        let places: HashMap<String, usize> = (0..others.num_rows()).map(|row| (cell(&others, 0, row), row)).collect();
+        for pair in &mut pairs {
+            pair.rows[1] = places.get(&pair.key).copied();
+        }
+        self.partial = known.into_iter().enumerate().map(|(at, (_, columns))| (at, columns)).collect();
+        let settled = self.settle_pairs([batch, others], pairs).await;
+        self.partial.clear();
+        settled
     }
 }

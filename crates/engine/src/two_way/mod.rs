@@ -399,6 +399,10 @@ struct Pairing<'r> {
     followed: Option<follow::Before>,
     /// Records that were told of and were as agreed.
     echoes: HashSet<(Side, String)>,
+    /// Records of Salesforce that were looked at, with the time of their last change then, in microseconds.
+    looked: HashMap<String, i64>,
+    /// Rows of Salesforce of which only these columns are known; the rest is as it was agreed on.
+    partial: HashMap<usize, Vec<usize>>,
     /// Numbers of the links whose pairs this run has met: where it reads everything the others may be gone, and what is met
     /// once is not settled again. A bit each; a run that is cut off reads everything again.
     seen: FixedBitSet,
@@ -462,6 +466,8 @@ impl<'r> Pairing<'r> {
             },
             followed: followed.map(|(_, before)| before),
             echoes: HashSet::new(),
+            looked: HashMap::new(),
+            partial: HashMap::new(),
             seen: FixedBitSet::new(),
         };
         for conflict in

@@ -52,7 +52,12 @@ impl Pairing<'_> {
         if rows > 0 {
             let columns: Vec<usize> = (0..plan.source_fields.len()).collect();
             let own = batch.project(&columns).map_err(self.batch_error())?;
-            mapped = Some(plan.apply(&own, &links).map_err(self.batch_error())?);
+            let made = if side == Side::Salesforce && !self.partial.is_empty() {
+                plan.apply_known(&own, &links)
+            } else {
+                plan.apply(&own, &links)
+            };
+            mapped = Some(made.map_err(self.batch_error())?);
         }
         let mut mapped_rows = vec![None; rows];
         let mut refused = HashMap::new();
@@ -154,6 +159,11 @@ impl Pairing<'_> {
                             _ => (Side::External, pair.key.clone()),
                         });
                     }
+                    Outcome::Refused(_) if !self.partial.is_empty() => {
+                        failed[place(side)].insert(write.pair);
+                        // What is kept of it is the whole record.
+                        self.moved.insert((Side::Salesforce, pair.id.clone()));
+                    }
                     Outcome::Refused(error) => {
                         failed[place(side)].insert(write.pair);
                         let from = if write.revision == Revision::Delete { side } else { side.other() };
@@ -192,16 +202,34 @@ impl Pairing<'_> {
         let mut settled = Vec::with_capacity(pairs.len());
         let mut writes: [Vec<Write>; 2] = [Vec::new(), Vec::new()];
         let fields = self.prepared.plan.fields.len();
+        let followed = self.followed.is_some();
         for (at, pair) in pairs.iter().enumerate() {
+            let filled = self.filled(pair, &halves[0]);
             let half = |side: Side| {
                 let (half, row) = (&halves[place(side)], pair.rows[place(side)]?);
                 let changed = self.prepared.changed[place(side)].and_then(|column| micros(&half.batch, column, row));
-                Some(Half { own: half.own.row(row), across: half.across.row(row), changed })
+                let (own, across) = match &filled {
+                    Some([own, across]) if side == Side::Salesforce => (own.as_slice(), across.as_slice()),
+                    _ => (half.own.row(row), half.across.row(row)),
+                };
+                Some(Half { own, across, changed })
             };
             let base = self.base_of(pair, half(Side::Salesforce), half(Side::External));
             let texts = |field: usize| SIDES.map(|side| text_at(prepared, halves, pair, side, field));
             let (rules, decided) = self.rules_for(pair, &texts);
             let mut decision = merge(base.as_ref(), half(Side::Salesforce), half(Side::External), &rules);
+            if filled.is_some() {
+                // Only what is simple is done without a look at the whole record.
+                let simple = matches!(&decision, Decision::Fields(merged)
+                    if merged.to_salesforce.is_empty() && merged.conflicts.is_empty());
+                let refused = pair.rows[0].is_some_and(|row| halves[0].refused.contains_key(&row));
+                if !simple || refused {
+                    self.moved.insert((Side::Salesforce, pair.id.clone()));
+                    continue;
+                }
+            } else if let Some(at) = half(Side::Salesforce).and_then(|half| half.changed).filter(|_| followed) {
+                self.looked.insert(pair.id.clone(), at);
+            }
             let deferred = self.defer(pair, halves, &mut decision, base.as_ref(), commit);
             let mut one = Settled {
                 pair: at,
@@ -303,6 +331,22 @@ impl Pairing<'_> {
             settled.push(one);
         }
         (settled, writes)
+    }
+
+    /// Returns the prints of a Salesforce record of which only some columns are known: the others are as agreed.
+    fn filled(&self, pair: &Pair, half: &Loaded) -> Option<[Vec<Print>; 2]> {
+        let row = pair.rows[0]?;
+        let columns = self.partial.get(&row)?;
+        let base = self.layouts.decode(&pair.link.as_ref()?.base)?;
+        let told = |field: usize| self.prepared.own[0][field].is_some_and(|column| columns.contains(&column));
+        let fill = |side: usize, prints: &[Print]| {
+            let print = |field: usize| match base[field] {
+                Some(agreed) if !told(field) => agreed[side],
+                _ => prints[field],
+            };
+            (0..prints.len()).map(print).collect()
+        };
+        Some([fill(0, half.own.row(row)), fill(1, half.across.row(row))])
     }
 
     /// Leaves out references to parents that are not there yet, and returns their fields. The record is looked at again.

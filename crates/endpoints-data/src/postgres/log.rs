@@ -141,18 +141,23 @@ impl Listener {
                 tokio::time::sleep(TICK).await;
                 continue;
             }
+            let looked = tokio::time::Instant::now();
             let mut notice = self.changes(client, &until).await?;
+            // The server decodes from where it keeps the log for the slot, which follows a few times a minute only: what takes
+            // long is done less often.
+            let rest = looked.elapsed();
+            tracing::trace!(slot = self.slot, keys = notice.keys.len(), took = ?rest, "read the log on");
             self.told.clone_from(&until);
             notice.reconnected = std::mem::take(&mut reconnected);
             // What others write is passed over, and the slot follows now and then.
             let nothing = notice.keys.is_empty() && notice.missed.is_none() && !notice.reconnected;
-            if nothing && (behind.unwrap_or_default() < PASSED || !self.open.is_empty()) {
-                continue;
+            if !nothing || (behind.unwrap_or_default() >= PASSED && self.open.is_empty()) {
+                notice.until = Some(until.clone());
+                if !self.tell(sender, notice, until).await {
+                    return Ok(());
+                }
             }
-            notice.until = Some(until.clone());
-            if !self.tell(sender, notice, until).await {
-                return Ok(());
-            }
+            tokio::time::sleep(rest.max(TICK)).await;
         }
     }
 

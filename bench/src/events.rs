@@ -208,8 +208,11 @@ async fn followed(
         );
     }
     println!(
-        "{} batches, {} updated, {} API calls; memory: {} MB now, {} MB at most",
+        "{} batches, of which mapping {} ms, writing {} ms, storing {} ms; {} updated, {} API calls; memory: {} MB now, {} MB at most",
         batches.load(Ordering::Relaxed),
+        report.map_ms,
+        report.write_ms,
+        report.commit_ms,
         report.counts.updated,
         report.calls,
         status("VmRSS:"),

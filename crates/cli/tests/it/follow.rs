@@ -8,7 +8,7 @@ use sandbox::{Fault, Rule};
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, Failed};
-use crate::two_way::{CAPTURED, InPostgres, account, id_of};
+use crate::two_way::{CAPTURED, InPostgres, account, bench, id_of, text};
 
 /// A sync that is followed by a process of its own.
 pub(crate) struct Followed {
@@ -185,4 +185,42 @@ async fn set_aside(there: &InPostgres, bench: &Bench) -> Result<(), Failed> {
     }
     assert_eq!(account(bench, "C-22", "BillingCity").await?, json!("Outside"));
     followed.stop().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_followed_by_its_triggers_and_a_mapping_with_expressions_looks_at_records() -> Result<(), Failed> {
+    let bench = bench("").await?;
+    // By hand, so that a conflict waits while the rest goes on.
+    bench.edit("bridgehead.yaml", "brake: 1", "brake: 1, conflicts: manual")?;
+    let mapping = CAPTURED.to_owned() + "  - { external: address, to_external: \"upper(\\\"BillingStreet\\\")\" }\n";
+    std::fs::write(bench.path("mappings/customers.yaml"), mapping)?;
+    let (erp, client) = (bench.erp()?, bench.client()?);
+    erp.execute("INSERT INTO customers (id, name) VALUES ('C-1', 'Acme'), ('C-2', 'Birch')", [])?;
+    let followed = Followed::start(&bench).await?;
+    erp.execute("UPDATE customers SET name = 'Acme AG' WHERE id = 'C-1'", [])?;
+    until("an edit outside", async || Ok(account(&bench, "C-1", "Name").await? == json!("Acme AG"))).await?;
+    // A field that only an expression reads.
+    let id = id_of(&bench, "C-2").await?;
+    client.update("Account", &id, &json!({"BillingStreet": "Ring 1"})).await?;
+    until("what is made of it", async || Ok(text(&erp, "address", "C-2")?.as_deref() == Some("RING 1"))).await?;
+    assert!(followed.stop().await?.contains("no row missing"));
+    // Both sides change while nobody follows: a person is asked, and what he says is done when following goes on.
+    client.update("Account", &id, &json!({"BillingCity": "Ulm"})).await?;
+    erp.execute("UPDATE customers SET city = 'Bonn', name = 'Birch & Co' WHERE id = 'C-2'", [])?;
+    let followed = Followed::start(&bench).await?;
+    assert_eq!(account(&bench, "C-2", "Name").await?, json!("Birch & Co"), "the rest of the record goes on");
+    bench.expect(&["conflicts", "resolve", "1", "external"], 0, &[]).await?;
+    until("the decision", async || Ok(account(&bench, "C-2", "BillingCity").await? == json!("Bonn"))).await?;
+    followed.stop().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_followed_is_said_at_once() -> Result<(), Failed> {
+    let bench = bench("").await?;
+    bench
+        .expect(&["run", "--follow"], 4, &["changes of customers can't be followed: capture them by triggers"])
+        .await?;
+    let bench = Bench::new().await?;
+    bench.expect(&["run", "--follow", "customers_out"], 4, &["customers_out goes one way"]).await?;
+    bench.expect(&["streams"], 0, &["No sync is followed"]).await
 }

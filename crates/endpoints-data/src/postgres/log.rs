@@ -30,6 +30,11 @@ const MUCH: u64 = 8 << 30;
 
 /// How often a log is looked at that is listened to.
 const TICK: Duration = Duration::from_millis(5);
+/// What takes longer than this to read is read less often.
+const LONG: Duration = Duration::from_millis(20);
+/// How often it is looked at when it has not grown for a while, and how long that is.
+const IDLE_TICK: Duration = Duration::from_millis(25);
+const QUIET: Duration = Duration::from_secs(5);
 /// The pauses before a connection is made again: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
 /// Notices without an outcome yet; the log is read on only when there are fewer.
@@ -113,6 +118,7 @@ impl Listener {
                           (pg_current_wal_flush_lsn() - confirmed_flush_lsn)::bigint
                    FROM pg_replication_slots WHERE slot_name = $1 AND wal_status IS DISTINCT FROM 'lost'";
         let end = client.prepare(end).await.map_err(what())?;
+        let mut grown = tokio::time::Instant::now();
         if !self.begun {
             // What there was before is read by whoever listens, and needs not be told.
             let begin = self.told.clone();
@@ -138,9 +144,10 @@ impl Listener {
             };
             let (until, behind): (String, Option<i64>) = (row.get(0), row.get(1));
             if until == self.told {
-                tokio::time::sleep(TICK).await;
+                tokio::time::sleep(if grown.elapsed() < QUIET { TICK } else { IDLE_TICK }).await;
                 continue;
             }
+            grown = tokio::time::Instant::now();
             let looked = tokio::time::Instant::now();
             let mut notice = self.changes(client, &until).await?;
             // The server decodes from where it keeps the log for the slot, which follows a few times a minute only: what takes
@@ -157,7 +164,7 @@ impl Listener {
                     return Ok(());
                 }
             }
-            tokio::time::sleep(rest.max(TICK)).await;
+            tokio::time::sleep(if rest > LONG { rest } else { TICK }).await;
         }
     }
 

@@ -35,7 +35,12 @@ impl Pairing<'_> {
             // itself.
             let (agreed, rows): (Vec<usize>, Vec<usize>) =
                 (0..ids.len()).partition(|row| self.is_agreed(side, &batch, *row, &ids[*row], &links, None));
-            self.echoes.extend(agreed.into_iter().map(|row| (side, ids[row].clone())));
+            for row in agreed {
+                if let Some(link) = links.get(&ids[row]) {
+                    self.see(link.row);
+                }
+                self.echoes.insert((side, ids[row].clone()));
+            }
             batch = take(&batch, &rows).map_err(self.batch_error())?;
         }
         match side {
@@ -65,10 +70,17 @@ impl Pairing<'_> {
         let Some(base) = self.layouts.decode(&link.base).filter(|_| !waits) else { return false };
         let own = &self.prepared.own[place(side)];
         let sources = self.prepared.plan.from(side).source_fields.len();
-        // A column that only an expression reads tells of a change that no field of its own shows. The key is none of them.
-        let keyed = side == Side::Salesforce && cell(batch, 0, row) == link.external;
-        let hidden = |column: &usize| *column < sources && !own.contains(&Some(*column)) && !(*column == 0 && keyed);
-        if told.is_some_and(|told| told.iter().any(hidden)) {
+        // A column that only an expression reads may tell of a change that no field of its own shows. Key and id are none.
+        let keyed = side == Side::External || cell(batch, 0, row) == link.external;
+        let hidden = |column: usize| {
+            let known = column == self.identity(side) || (column == 0 && keyed);
+            column < sources && !known && !own.contains(&Some(column))
+        };
+        let shown = match told {
+            Some(told) => !told.iter().any(|column| hidden(*column)),
+            None => !(0..sources).any(hidden),
+        };
+        if !shown {
             return false;
         }
         base.iter().zip(own).all(|(agreed, column)| {

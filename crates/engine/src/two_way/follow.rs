@@ -19,7 +19,7 @@ use state::{Checkpoint, Link, Owner, Store};
 use tokio::time::Instant;
 
 use super::pair::{Pair, SIDES};
-use super::{PAIRS, Pairing, PreparedPairs, checkpoint_name, end, ready, run_prepared, take};
+use super::{PAIRS, Pairing, PreparedPairs, checkpoint_name, end, ready, take};
 use crate::chunk::cell;
 use crate::merge::{Policy, place};
 use crate::report::{Error, Lag, Report};
@@ -56,7 +56,7 @@ pub struct Following {
 
 impl Default for Following {
     fn default() -> Self {
-        Self { gather: Duration::from_millis(5), look: Duration::from_mins(5) }
+        Self { gather: Duration::from_millis(2), look: Duration::from_mins(5) }
     }
 }
 
@@ -126,6 +126,7 @@ pub async fn follow_pairs(
         following,
         report: Report { run, sync: sync.name.clone(), ..Report::default() },
         linked: 0,
+        in_step: false,
         braked: Vec::new(),
         looked: HashMap::new(),
         later: HashMap::new(),
@@ -163,6 +164,8 @@ struct Follower<'f> {
     report: Report,
     /// Links when it was last looked.
     linked: u64,
+    /// True when the first look is over.
+    in_step: bool,
     /// What was changed in the last hour, and when.
     braked: Vec<(Instant, Before)>,
     /// Records of Salesforce that were looked at lately, with the time of their last change then.
@@ -200,6 +203,8 @@ struct Batch {
     committed: Vec<(Side, i64, Vec<String>)>,
     until: [Option<String>; 2],
     missed: Option<String>,
+    /// True when there is something to do that no side told.
+    decided: bool,
     settled: Vec<tokio::sync::oneshot::Sender<()>>,
 }
 
@@ -234,7 +239,11 @@ impl Follower<'_> {
                 }
                 () = tokio::time::sleep_until(shown) => {
                     self.show(false)?;
-                    continue;
+                    // What a person decided is done though nothing else happens.
+                    batch.decided = !self.store.conflicts(Some(&self.sync.name), Some("resolved"), 0, 1)?.is_empty();
+                    if !batch.decided {
+                        continue;
+                    }
                 }
             }
             let now = Instant::now();
@@ -299,19 +308,42 @@ impl Follower<'_> {
                 let target = &self.prepared.targets[1];
                 self.ends[1].capture(&target.entity, &target.key).await?;
             }
-            let mut report = Report { run: self.report.run, ..Report::default() };
-            let looked =
-                run_prepared(self.sync, self.prepared, self.ends, self.store, self.options, &|_| {}, &mut report);
-            let result = looked.await;
+            let mut report = Report { run: self.report.run, sync: self.sync.name.clone(), ..Report::default() };
+            // The first look is a run as any; the others meet what is as agreed for the most part, and wait for nothing.
+            let followed = self.in_step.then(|| (self.linked, self.before()));
+            let quiet = |_| {};
+            let result = match Pairing::new(
+                self.sync,
+                self.prepared,
+                self.ends,
+                self.store,
+                self.options,
+                &quiet,
+                &mut report,
+                followed,
+            ) {
+                Ok(mut pairing) => pairing.whole().await,
+                Err(error) => Err(error),
+            };
             self.count(&report);
             match result {
                 Err(error) if error.class().is_transient() => self.wait(&mut pause, &error).await?,
                 other => {
                     other?;
+                    self.in_step = true;
                     return self.plan();
                 }
             }
         }
+    }
+
+    /// Returns what was changed in the last hour.
+    fn before(&mut self) -> Before {
+        self.braked.retain(|(at, _)| at.elapsed() < BRAKED);
+        self.braked.iter().fold(Before::default(), |sum, (_, one)| Before {
+            updated: sum.updated + one.updated,
+            deleted: sum.deleted + one.deleted,
+        })
     }
 
     /// Waits before what failed for the moment is tried again.
@@ -327,14 +359,11 @@ impl Follower<'_> {
 
     /// Settles a batch; what fails for the moment is tried until it does not.
     async fn settle(&mut self, batch: &Batch) -> Result<(), Error> {
-        if batch.keys.is_empty() && batch.values.is_empty() && batch.until.iter().all(Option::is_none) {
+        let told = !batch.keys.is_empty() || !batch.values.is_empty() || batch.until.iter().any(Option::is_some);
+        if !told && !batch.decided {
             return Ok(());
         }
-        self.braked.retain(|(at, _)| at.elapsed() < BRAKED);
-        let before = self.braked.iter().fold(Before::default(), |sum, (_, one)| Before {
-            updated: sum.updated + one.updated,
-            deleted: sum.deleted + one.deleted,
-        });
+        let before = self.before();
         let mut pause = self.options.backoff;
         let echoes = loop {
             let mut report = Report { run: self.report.run, sync: self.sync.name.clone(), ..Report::default() };
@@ -488,32 +517,36 @@ impl Pairing<'_> {
         for key in batch.values.iter().flat_map(|told| &told.keys) {
             *times.entry(key).or_default() += 1;
         }
+        let (mut known, mut parts) = (Vec::new(), Vec::new());
         for ToldValues { side, keys, values, committed } in &batch.values {
             let names: Vec<&str> = keys.iter().map(String::as_str).collect();
             let links = self.store.links(&self.sync.definition.mapping, *side, &names)?;
-            let mut known = Vec::new();
+            let mut rows = Vec::new();
             for (row, key) in keys.iter().enumerate() {
                 let place = (*side, key.clone());
                 // What was looked at since may be another value by now.
                 let stale = self.looked.get(key).is_some_and(|looked| committed.is_none_or(|at| at <= looked + STALE));
-                let Some(columns) = &values.told[row] else {
+                let (Some(columns), link) = (&values.told[row], links.get(key)) else {
                     self.moved.insert(place);
                     continue;
                 };
                 if self.is_agreed(*side, &values.rows, row, key, &links, Some(columns)) {
                     self.echoes.insert(place);
-                } else if times[key.as_str()] == 1
+                } else if let Some(link) = link
+                    && times[key.as_str()] == 1
                     && !stale
                     && !self.moved.contains(&place)
-                    && self.is_enough(*side, columns, &values.rows, row, links.get(key))
+                    && self.is_enough(*side, columns, &values.rows, row, link)
                 {
-                    known.push((row, columns.clone()));
+                    rows.push(row);
+                    known.push((link.clone(), columns.clone()));
                 } else {
                     self.moved.insert(place);
                 }
             }
-            self.settle_known(values, keys, known, &links).await?;
+            parts.push(take(&values.rows, &rows).map_err(self.batch_error())?);
         }
+        self.settle_known(&parts, known).await?;
         // One told twice may have been taken for an echo the first time.
         let moved = &self.moved;
         self.echoes.retain(|echo| !moved.contains(echo));
@@ -521,9 +554,9 @@ impl Pairing<'_> {
     }
 
     /// True when what is told of a linked record is all that it takes to write it outside: the rest is as it was agreed on.
-    fn is_enough(&self, side: Side, columns: &[usize], rows: &RecordBatch, row: usize, link: Option<&Link>) -> bool {
-        let Some(link) = link.filter(|_| side == Side::Salesforce) else { return false };
-        let waits = self.waiting.contains(&(Side::Salesforce, link.salesforce.clone()))
+    fn is_enough(&self, side: Side, columns: &[usize], rows: &RecordBatch, row: usize, link: &Link) -> bool {
+        let waits = side != Side::Salesforce
+            || self.waiting.contains(&(Side::Salesforce, link.salesforce.clone()))
             || self.waiting.contains(&(Side::External, link.external.clone()))
             || self.intents.keys().any(|(_, key)| *key == link.external)
             || self.merged.contains_key(&link.external);
@@ -540,25 +573,16 @@ impl Pairing<'_> {
         base.iter().zip(&self.prepared.own[0]).all(|(agreed, own)| agreed.is_some() || known(own))
     }
 
-    /// Settles records of Salesforce of which some columns are known, without asking for the others.
-    async fn settle_known(
-        &mut self,
-        values: &Values,
-        ids: &[String],
-        known: Vec<(usize, Vec<usize>)>,
-        links: &HashMap<String, Link>,
-    ) -> Result<(), Error> {
-        if known.is_empty() {
-            return Ok(());
-        }
-        let rows: Vec<usize> = known.iter().map(|(row, _)| *row).collect();
-        let mut pairs = Vec::with_capacity(rows.len());
-        for (at, row) in rows.iter().enumerate() {
-            let Some(link) = links.get(&ids[*row]).cloned() else { continue };
+    /// Settles records of Salesforce of which some columns are known, without asking for the others; `parts` are their rows.
+    async fn settle_known(&mut self, parts: &[RecordBatch], known: Vec<(Link, Vec<usize>)>) -> Result<(), Error> {
+        let Some(first) = parts.first().filter(|_| !known.is_empty()) else { return Ok(()) };
+        let batch = arrow::compute::concat_batches(first.schema_ref(), parts).map_err(self.batch_error())?;
+        let (links, columns): (Vec<Link>, Vec<Vec<usize>>) = known.into_iter().unzip();
+        let pair = |(at, link): (usize, Link)| {
             let (id, key) = (link.salesforce.clone(), link.external.clone());
-            pairs.push(Pair { rows: [Some(at), None], link: Some(link), id, key });
-        }
-        let batch = take(&values.rows, &rows).map_err(self.batch_error())?;
+            Pair { rows: [Some(at), None], link: Some(link), id, key }
+        };
+        let mut pairs: Vec<Pair> = links.into_iter().enumerate().map(pair).collect();
         let texts = |text: fn(&Pair) -> &str| -> arrow::array::ArrayRef {
             std::sync::Arc::new(pairs.iter().map(|pair| Some(text(pair))).collect::<arrow::array::StringArray>())
         };
@@ -573,7 +597,7 @@ impl Pairing<'_> {
         for pair in &mut pairs {
             pair.rows[1] = places.get(&pair.key).copied();
         }
-        self.partial = known.into_iter().enumerate().map(|(at, (_, columns))| (at, columns)).collect();
+        self.partial = columns.into_iter().enumerate().collect();
         let settled = self.settle_pairs([batch, others], pairs).await;
         self.partial.clear();
         settled

@@ -113,6 +113,12 @@ pub async fn follow_pairs(
         let target = &prepared.targets[place(side)];
         let fields = &prepared.fields[place(side)];
         let listened = ends[place(side)].listen(&target.entity, &target.key, fields).await?;
+        // A side that falls silent is not taken for one where nothing happens.
+        let silent = async {
+            let class = model::Class::Transient { after: None };
+            Err(endpoint::Error::new(class, "changes are not told any more; follow the sync again"))
+        };
+        let listened = listened.chain(futures::stream::once(silent));
         notices.push(listened.map(move |notice| (side, notice)).boxed());
     }
     let run = store.begin_run(&sync.name, Utc::now())?;
@@ -308,25 +314,9 @@ impl Follower<'_> {
                 let target = &self.prepared.targets[1];
                 self.ends[1].capture(&target.entity, &target.key).await?;
             }
-            let mut report = Report { run: self.report.run, sync: self.sync.name.clone(), ..Report::default() };
             // The first look is a run as any; the others meet what is as agreed for the most part, and wait for nothing.
             let followed = self.in_step.then(|| (self.linked, self.before()));
-            let quiet = |_| {};
-            let result = match Pairing::new(
-                self.sync,
-                self.prepared,
-                self.ends,
-                self.store,
-                self.options,
-                &quiet,
-                &mut report,
-                followed,
-            ) {
-                Ok(mut pairing) => pairing.whole().await,
-                Err(error) => Err(error),
-            };
-            self.count(&report);
-            match result {
+            match self.run(followed, async |pairing| pairing.whole().await).await {
                 Err(error) if error.class().is_transient() => self.wait(&mut pause, &error).await?,
                 other => {
                     other?;
@@ -335,6 +325,28 @@ impl Follower<'_> {
                 }
             }
         }
+    }
+
+    /// Does a piece of a run, and counts what it did.
+    async fn run<T>(
+        &mut self,
+        followed: Option<(u64, Before)>,
+        work: impl AsyncFnOnce(&mut Pairing<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut report = Report { run: self.report.run, sync: self.sync.name.clone(), ..Report::default() };
+        let Self { sync, prepared, ends, store, options, .. } = *self;
+        let quiet = |_| {};
+        let done = match Pairing::new(sync, prepared, ends, store, options, &quiet, &mut report, followed) {
+            Ok(mut pairing) => {
+                pairing.looked = std::mem::take(&mut self.looked);
+                let done = work(&mut pairing).await;
+                self.looked = std::mem::take(&mut pairing.looked);
+                done
+            }
+            Err(error) => Err(error),
+        };
+        self.count(&report);
+        done
     }
 
     /// Returns what was changed in the last hour.
@@ -363,31 +375,10 @@ impl Follower<'_> {
         if !told && !batch.decided {
             return Ok(());
         }
-        let before = self.before();
         let mut pause = self.options.backoff;
         let echoes = loop {
-            let mut report = Report { run: self.report.run, sync: self.sync.name.clone(), ..Report::default() };
-            let quiet = |_| {};
-            let result = match Pairing::new(
-                self.sync,
-                self.prepared,
-                self.ends,
-                self.store,
-                self.options,
-                &quiet,
-                &mut report,
-                Some((self.linked, before)),
-            ) {
-                Ok(mut pairing) => {
-                    pairing.looked = std::mem::take(&mut self.looked);
-                    let told = pairing.told(batch).await;
-                    self.looked = std::mem::take(&mut pairing.looked);
-                    told
-                }
-                Err(error) => Err(error),
-            };
-            self.count(&report);
-            match result {
+            let followed = Some((self.linked, self.before()));
+            match self.run(followed, async |pairing| pairing.told(batch).await).await {
                 Err(error) if error.class().is_transient() => self.wait(&mut pause, &error).await?,
                 other => break other?,
             }

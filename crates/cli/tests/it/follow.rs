@@ -130,6 +130,13 @@ async fn what_is_not_told_is_looked_for() -> Result<(), Failed> {
         let what = format!("{key} is in {wanted}");
         until(&what, async || Ok(city(&there, key).await?.as_deref() == Some(wanted))).await
     };
+    // The looks that joining takes would find what follows; the next by itself comes in five minutes.
+    until("joining is over", async || {
+        let output = bench.call(&["streams", "--json"]).await?;
+        let looks = |line: &str| serde_json::from_str::<Value>(line).ok()?["stream"]["looks"].as_u64();
+        Ok(String::from_utf8(output.stdout)?.lines().next().and_then(looks) >= Some(2))
+    })
+    .await?;
     // A gap names records without their values; an overflow names nothing.
     bench.sandbox.misbehave(Rule { count: Some(1), ..Rule::new(Fault::EventGap) });
     set("C-1", "Gap").await?;

@@ -73,6 +73,9 @@ pub struct Stream {
     pub reconnects: u64,
     /// Times that not all was told.
     pub gaps: u64,
+    /// Times that was looked for what was changed and not told.
+    #[serde(default)]
+    pub looks: u64,
     /// Why not all was told, the last time.
     pub last_gap: Option<String>,
     /// Milliseconds from commit to commit.
@@ -321,6 +324,9 @@ impl Follower<'_> {
                 other => {
                     other?;
                     self.in_step = true;
+                    for stream in &mut self.streams {
+                        stream.looks += 1;
+                    }
                     return self.plan();
                 }
             }

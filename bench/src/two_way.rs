@@ -113,6 +113,7 @@ impl Catalog for Table {
             write_rows: 10_000,
             two_way: true,
             guards_by_second: false,
+            only_tells: false,
         }
     }
 

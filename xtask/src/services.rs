@@ -86,9 +86,14 @@ impl Services {
                 .arg("-D")
                 .arg(&data),
         )?;
+        // One account has to know its password; whoever comes first in this file counts.
+        let access = data.join("pg_hba.conf");
+        let others = fs::read_to_string(&access).map_err(|error| format!("{}: {error}", access.display()))?;
+        fs::write(&access, format!("host all with_password all scram-sha-256\n{others}"))
+            .map_err(|error| format!("{}: {error}", access.display()))?;
         let options = format!(
             "-c port={} -c listen_addresses=127.0.0.1 -c unix_socket_directories={} -c wal_level=logical -c fsync=off \
-             -c max_connections=200 -c ssl=on -c ssl_cert_file={} -c ssl_key_file={}",
+             -c max_connections=200 -c max_wal_senders=40 -c max_replication_slots=40 -c ssl=on -c ssl_cert_file={} -c ssl_key_file={}",
             self.port,
             self.folder.display(),
             self.certificate().display(),

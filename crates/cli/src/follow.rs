@@ -15,16 +15,19 @@ const SILENT: i64 = 10;
 
 /// Follows syncs, all at the same time, until Ctrl-C or until one of them can't go on.
 pub(crate) async fn follow(project: &Project, names: &[String], force: bool, as_json: bool) -> Result<(), Failure> {
-    let syncs = project.syncs(names)?;
-    // Those that go one way run when they are asked to.
-    let one_way = syncs.iter().find(|sync| sync.two_way.is_none());
-    if let Some(sync) = one_way.filter(|_| !names.is_empty()) {
-        let text = format!("{} goes one way: only two-way syncs can be followed", sync.name);
-        return Err(Failure::new(Class::Mapping, text));
+    let mut followed = project.syncs(names)?;
+    if names.is_empty() {
+        let mut told = Vec::new();
+        for sync in followed {
+            if tells(project, &sync)? {
+                told.push(sync);
+            }
+        }
+        followed = told;
     }
-    let followed: Vec<Sync> = syncs.into_iter().filter(|sync| sync.two_way.is_some()).collect();
     if followed.is_empty() {
-        return Err(Failure::new(Class::Mapping, "there is no two-way sync to follow"));
+        let text = "there is no sync to follow: none goes both ways, out of Salesforce or out of a queue";
+        return Err(Failure::new(Class::Mapping, text));
     }
     let options = Options { force, stop: stop_on_interrupt(), ..Options::default() };
     let all = followed.iter().map(async |sync| {
@@ -39,21 +42,32 @@ pub(crate) async fn follow(project: &Project, names: &[String], force: bool, as_
     Failure::all(failures)
 }
 
+/// True when what a sync reads tells of its changes: syncs of files, say, run when they are asked to.
+fn tells(project: &Project, sync: &Sync) -> Result<bool, Failure> {
+    let known = sync.two_way.is_some() || sync.direction.source() == Side::Salesforce;
+    Ok(known || project.endpoints(sync)?.0.capabilities().only_tells)
+}
+
 async fn follow_one(project: &Project, sync: &Sync, options: &Options, as_json: bool) -> Result<(), Failure> {
-    let (salesforce, external) = project.endpoints(sync)?;
+    let (source, target) = project.endpoints(sync)?;
     let parents = |name: &str| project.parent_key(name);
     let started = std::time::Instant::now();
     let in_step = std::sync::Once::new();
     let progress = |_: &Report| {
         in_step.call_once(|| {
             if !as_json {
-                println!("{}: in step; following changes on both sides. Ctrl-C stops it.", sync.name);
+                let sides = if sync.two_way.is_some() { " on both sides" } else { "" };
+                println!("{}: in step; following changes{sides}. Ctrl-C stops it.", sync.name);
             }
         });
     };
     let following = Following::default();
-    let ends = [&*salesforce, &*external];
-    let report = engine::follow_pairs(sync, ends, &project.store, &parents, options, following, &progress).await;
+    let (ends, store) = ([&*source, &*target], &project.store);
+    let report = if sync.two_way.is_some() {
+        engine::follow_pairs(sync, ends, store, &parents, options, following, &progress).await
+    } else {
+        engine::follow(sync, ends, store, &parents, options, following, &progress).await
+    };
     let report = report.map_err(|error| failure(project, sync, &error))?;
     if as_json {
         return json(&report);

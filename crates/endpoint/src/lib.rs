@@ -65,6 +65,9 @@ pub struct Capabilities {
     pub two_way: bool,
     /// What guards a write is the second of the last change: a record read in that very second is not guarded.
     pub guards_by_second: bool,
+    /// Records are only told, each once, as messages of a queue are: there is nothing to read, and [`Source::listen`] tells
+    /// whole records.
+    pub only_tells: bool,
 }
 
 /// Name of the table of changes, which entities captured by triggers have for a cursor: their windows end before `until`,
@@ -97,6 +100,10 @@ pub struct Notice {
     pub keys: Vec<String>,
     /// What is told of them besides: a row for each key.
     pub values: Option<Values>,
+    /// Whole records with what happened to them, where a system only tells: the fields that were asked for, in that order.
+    pub records: Option<ChangeBatch>,
+    /// True when nothing waits to be told behind it, where a system only tells.
+    pub drained: bool,
     /// When the oldest of these changes was committed, in microseconds since 1970 by the system's clock.
     pub committed: Option<i64>,
     /// The end of a window all of whose changes are told with this notice and those before it; `None` where the system's
@@ -273,6 +280,11 @@ pub trait Source: Catalog {
             Class::Mapping,
             format!("changes of {} can't be followed: nothing tells of them as they happen", entity.name),
         ))
+    }
+
+    /// Returns those records of a read whose field `key` has one of these values, as they are now, in no particular order.
+    async fn pick(&self, read: &Read, _key: &str, _keys: &[String]) -> Result<ChangeBatch> {
+        Err(Error::new(Class::Mapping, format!("{} can't be followed: nothing finds records by key", read.entity.name)))
     }
 
     /// Starts a read. Dropping the stream stops it and leaves nothing running.

@@ -52,14 +52,14 @@ impl Running<'_> {
     }
 
     /// Stops a run that would delete more than the sync allows.
-    fn brake(&self, deletes: u64, of: u64) -> Result<(), Error> {
+    pub(crate) fn brake(&self, deletes: u64, of: u64) -> Result<(), Error> {
         if deletes as f64 > (of as f64 * self.sync.brake).max(1.0) {
             return Err(Error::Brake { sync: self.sync.name.clone(), deletes, of });
         }
         Ok(())
     }
 
-    async fn delete(&mut self, links: &[Link]) -> Result<(), Error> {
+    pub(crate) async fn delete(&mut self, links: &[Link]) -> Result<(), Error> {
         let side = self.source_side().other();
         // A link knows the Salesforce record by its id, whatever field the mapping writes by.
         let target = match (side, self.prepared.target.entity.key.first()) {

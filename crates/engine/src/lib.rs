@@ -5,20 +5,24 @@
 
 mod chunk;
 mod deletes;
+mod follow;
 mod merge;
 mod prepare;
 mod report;
 mod run;
 mod settle;
+mod stream;
 mod sync;
 mod two_way;
 
+pub use follow::follow;
 pub use merge::{Contested, Policy};
 pub use prepare::{Forecast, forecast};
 pub use report::{Counts, Error, Lag, Progress, Receipt, Report};
 pub use run::{Options, run};
+pub use stream::{Following, Stream};
 pub use sync::{Deletes, Sync, circle_of, in_order};
 pub use two_way::{
-    Following, PreparedPairs, Stream, TwoWayRules, capture_of, follow_pairs, forecast_pairs, prepare_pairs, run_pairs,
-    run_prepared, undo_pairs,
+    PreparedPairs, TwoWayRules, capture_of, follow_pairs, forecast_pairs, prepare_pairs, run_pairs, run_prepared,
+    undo_pairs,
 };

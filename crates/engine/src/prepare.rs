@@ -139,6 +139,8 @@ pub async fn forecast(
     let checkpoint = store.checkpoint(&sync.name)?;
     let until = source.now(&prepared.source).await?;
     let full = match &checkpoint.open {
+        // What waits is told once.
+        _ if source.capabilities().only_tells => None,
         Some(open) if open.full => Some("it goes on with a run that was to read everything"),
         _ => why_full(&checkpoint, sync.definition.digest, until.as_ref()),
     };

@@ -11,8 +11,10 @@ use state::{Checkpoint, Commit, Open, Owner, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::chunk::{Chunk, source_key};
+use crate::follow::listen;
 use crate::prepare::{Prepared, prepare, read, why_full};
 use crate::report::{Error, Progress, Receipt, Report};
+use crate::stream::Following;
 use crate::sync::{Deletes, Sync};
 
 /// How a run is wanted.
@@ -54,13 +56,34 @@ pub async fn run(
 ) -> Result<Report, Error> {
     let _lock = store.lock(&sync.name)?;
     let calls = source.calls() + target.calls();
+    let mut running = running(sync, source, target, store, parents, options, progress).await?;
+    let result = if source.capabilities().only_tells {
+        let told = |report: &Report| progress(Progress { rows: report.counts.read, of: report.counts.read });
+        listen(&mut running, Following { drain: true, ..Following::default() }, &told).await
+    } else {
+        running.whole().await
+    };
+    running.report.calls = source.calls() + target.calls() - calls;
+    ended(running, result)
+}
+
+/// Begins a run: what it needs is checked and made.
+pub(crate) async fn running<'r>(
+    sync: &'r Sync,
+    source: &'r dyn Endpoint,
+    target: &'r dyn Endpoint,
+    store: &'r Store,
+    parents: Parents<'_>,
+    options: &'r Options,
+    progress: &'r (dyn Fn(Progress) + Send + std::marker::Sync),
+) -> Result<Running<'r>, Error> {
     let prepared = prepare(sync, source, target, parents).await?;
     if prepared.creates {
         target.create(&prepared.target.entity).await?;
     }
     let run = store.begin_run(&sync.name, Utc::now())?;
     let (dead, parked) = store.count_dead_letters(Some(&sync.name))?;
-    let mut running = Running {
+    Ok(Running {
         sync,
         source,
         target,
@@ -71,10 +94,13 @@ pub async fn run(
         checkpoint: store.checkpoint(&sync.name)?,
         letters: dead + parked > 0,
         report: Report { run, sync: sync.name.clone(), ..Report::default() },
-    };
-    let result = running.whole().await;
-    let Running { mut report, prepared, .. } = running;
-    report.calls = source.calls() + target.calls() - calls;
+    })
+}
+
+/// Ends a run: notes what came of it, and returns that.
+pub(crate) fn ended(running: Running<'_>, result: Result<(), Error>) -> Result<Report, Error> {
+    let Running { report, prepared, sync, store, .. } = running;
+    let run = report.run;
     let outcome = match &result {
         Ok(()) if report.green() => "green",
         Err(error) if error.class() == model::Class::Stopped => "stopped",
@@ -139,7 +165,7 @@ impl Running<'_> {
         Ok(self.store.commit(self.owner(), &commit)?)
     }
 
-    async fn whole(&mut self) -> Result<(), Error> {
+    pub(crate) async fn whole(&mut self) -> Result<(), Error> {
         let open = self.open().await?;
         self.report.full = open.full;
         let window = match (&open.until, open.full) {

@@ -1,6 +1,7 @@
 //! Syncs that are followed: what one side commits is on the other a moment later, and what is not told is found.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -12,37 +13,62 @@ use crate::two_way::{CAPTURED, InPostgres, account, bench, id_of, text};
 
 /// A sync that is followed by a process of its own.
 pub(crate) struct Followed {
-    child: Child,
+    /// There until it is stopped.
+    child: Option<Child>,
+    /// What it says to people. Nothing waits for somebody to read it.
+    errors: File,
+}
+
+impl Drop for Followed {
+    /// Shows what it said, where a test fails while it goes on.
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let _ = child.kill();
+        println!("the process that follows ended with {:?} and said: {:?}", child.wait(), self.said());
+    }
 }
 
 impl Followed {
     /// Starts it, and waits until both sides are in step.
     pub(crate) async fn start(bench: &Bench) -> Result<Self, Failed> {
-        let mut child = bench.command(&["run", "--follow", "both", "--force"]).spawn()?;
+        Self::start_of(bench, "both").await
+    }
+
+    /// Starts following a sync by its name.
+    pub(crate) async fn start_of(bench: &Bench, sync: &str) -> Result<Self, Failed> {
+        let errors = tempfile::tempfile()?;
+        let mut command = bench.command(&["run", "--follow", sync, "--force"]);
+        let mut child = command.env("BRIDGEHEAD_LOG", "info").stderr(errors.try_clone()?).spawn()?;
         let output = child.stdout.take().ok_or("its output")?;
-        let (said, mut output) = tokio::task::spawn_blocking(move || {
+        let mut followed = Self { child: Some(child), errors };
+        let (said, output) = tokio::task::spawn_blocking(move || {
             let (mut said, mut output) = (String::new(), BufReader::new(output));
             output.read_line(&mut said).map(|_| (said, output))
         })
         .await??;
         if !said.contains("in step") {
-            let mut rest = String::new();
-            output.read_to_string(&mut rest)?;
-            let mut error = String::new();
-            child.stderr.take().ok_or("its errors")?.read_to_string(&mut error)?;
-            return Err(format!("{said}{rest}{error}").into());
+            return Err(format!("it is not in step: {said}").into());
         }
-        child.stdout = Some(output.into_inner());
-        Ok(Self { child })
+        if let Some(child) = &mut followed.child {
+            child.stdout = Some(output.into_inner());
+        }
+        Ok(followed)
     }
 
     /// Asks it to stop, and returns what it says in the end.
-    pub(crate) async fn stop(self) -> Result<String, Failed> {
-        Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status()?;
-        let output = tokio::task::spawn_blocking(move || self.child.wait_with_output()).await??;
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    pub(crate) async fn stop(mut self) -> Result<String, Failed> {
+        let child = self.child.take().ok_or("it was stopped before")?;
+        Command::new("kill").arg("-TERM").arg(child.id().to_string()).status()?;
+        let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await??;
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), self.said()?);
         assert!(output.status.success(), "{text}");
         Ok(text)
+    }
+
+    fn said(&mut self) -> std::io::Result<String> {
+        let mut said = String::new();
+        self.errors.rewind()?;
+        self.errors.read_to_string(&mut said).map(|_| said)
     }
 }
 
@@ -222,12 +248,47 @@ async fn a_file_is_followed_by_its_triggers_and_a_mapping_with_expressions_looks
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_goes_one_way_is_followed_out_of_salesforce() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    let (erp, client) = (bench.erp()?, bench.client()?);
+    bench.expect(&["run", "customers_out"], 0, &["no row missing"]).await?;
+    let rows = |erp: &rusqlite::Connection| -> Result<i64, Failed> {
+        Ok(erp.query_row("SELECT count(*) FROM customers", [], |row| row.get(0))?)
+    };
+    let city = |erp: &rusqlite::Connection, key: &str| -> Result<Option<String>, Failed> {
+        let sql = "SELECT max(city) FROM customers WHERE id = ?";
+        Ok(erp.query_row(sql, [key], |row| row.get(0))?)
+    };
+    let before = rows(&erp)?;
+    let followed = Followed::start_of(&bench, "customers_out").await?;
+    let account = json!({"Name": "Dale", "Customer_No__c": "C-900", "BillingCity": "Rom"});
+    let id = client.create("Account", &account).await?;
+    until("a new record", async || Ok(city(&erp, "C-900")?.as_deref() == Some("Rom"))).await?;
+    client.update("Account", &id, &json!({"BillingCity": "Köln"})).await?;
+    until("an edit", async || Ok(city(&erp, "C-900")?.as_deref() == Some("Köln"))).await?;
+    // What the mapping's condition leaves out is no deletion, and never comes.
+    client.create("Account", &json!({"Name": "No number"})).await?;
+    client.update("Account", &id, &json!({"Customer_No__c": null, "BillingCity": "Bari"})).await?;
+    client.create("Account", &json!({"Name": "Elm", "Customer_No__c": "C-901", "BillingCity": "Ulm"})).await?;
+    until("the next record", async || Ok(city(&erp, "C-901")?.as_deref() == Some("Ulm"))).await?;
+    assert_eq!((city(&erp, "C-900")?.as_deref(), rows(&erp)?), (Some("Köln"), before + 2));
+    // A stream that tells nothing any more, and a record that is deleted meanwhile.
+    bench.sandbox.misbehave(Rule { count: Some(1), ..Rule::new(Fault::StreamCut) });
+    client.delete("Account", &id_of(&bench, "C-901").await?).await?;
+    until("a deletion", async || Ok(rows(&erp)? == before + 1)).await?;
+    let said = followed.stop().await?;
+    assert!(said.contains("no row missing") && said.contains("from commit to commit p50"), "{said}");
+    bench.expect(&["streams"], 0, &["customers_out", "Salesforce", "stopped"]).await?;
+    bench.expect(&["run", "customers_out"], 0, &["no row missing"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_followed_is_said_at_once() -> Result<(), Failed> {
     let bench = bench("").await?;
     bench
         .expect(&["run", "--follow"], 4, &["changes of customers can't be followed: capture them by triggers"])
         .await?;
     let bench = Bench::new().await?;
-    bench.expect(&["run", "--follow", "customers_out"], 4, &["customers_out goes one way"]).await?;
+    bench.expect(&["run", "--follow", "orders_in"], 4, &["changes of orders can't be followed"]).await?;
     bench.expect(&["streams"], 0, &["No sync is followed"]).await
 }

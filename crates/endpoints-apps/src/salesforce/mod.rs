@@ -76,6 +76,7 @@ impl Catalog for Org {
             write_rows: 50_000,
             two_way: true,
             guards_by_second: true,
+            only_tells: false,
         }
     }
 

@@ -4,12 +4,10 @@
 //! behind the last event that was told. Where the org does not keep that any more, or told only that much happened, what
 //! was missed is to be looked for.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use ::salesforce::JsonTable;
 use ::salesforce::pubsub::{Body, Change, ChangeKind, PubSub, Replay, Subscription, Told};
-use arrow::datatypes::{Field as ArrowField, Schema};
 use chrono::{DateTime, SecondsFormat};
 use endpoint::{Notice, Notices, Result, Values};
 use futures::StreamExt as _;
@@ -47,14 +45,9 @@ struct Listener {
 
 impl Org {
     pub(super) async fn notices(&self, entity: &Entity, fields: &[String]) -> Result<Notices> {
-        let (mut columns, mut kinds) = (Vec::new(), Vec::new());
-        for name in fields {
-            let (name, kind) = self.field(entity, name).await?;
-            columns.push(ArrowField::new(name, kind.arrow(), true));
-            kinds.push(kind);
-        }
-        let (names, schema) = (columns.iter().map(|field| field.name().clone()).collect(), Schema::new(columns));
-        let table = JsonTable::new(Arc::new(schema), kinds.clone());
+        let (schema, kinds) = self.columns(entity, fields).await?;
+        let names = schema.fields().iter().map(|field| field.name().clone()).collect();
+        let table = JsonTable::new(schema, kinds.clone());
         let topic = topic(&entity.name);
         let what = || failed(format!("cannot listen to {topic}"));
         let pubsub = PubSub::connect(&self.client, self.pubsub.as_deref()).await.map_err(what())?;

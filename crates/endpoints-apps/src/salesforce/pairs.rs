@@ -12,7 +12,7 @@ use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch, TimestampMic
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef, TimestampMicrosecondType};
 use chrono::DateTime;
-use endpoint::{Error, Guarded, Result, Revision, Target};
+use endpoint::{Error, Guarded, Read, Result, Revision, Target};
 use model::{ChangeBatch, Class, Entity, Outcome, Type, text_of};
 use serde_json::{Map, Value};
 
@@ -24,6 +24,18 @@ const KEY_CHARS: usize = 6_000;
 /// A second, in microseconds.
 const MICROS: i64 = 1_000_000;
 
+/// A query for records by key.
+struct Select<'s> {
+    entity: &'s Entity,
+    fields: &'s [String],
+    key: &'s str,
+    filter: Option<&'s str>,
+    schema: &'s SchemaRef,
+    kinds: &'s [Type],
+    /// The column that tells when a record was last changed.
+    stamp: Option<usize>,
+}
+
 impl Org {
     pub(super) async fn by_key(
         &self,
@@ -33,15 +45,10 @@ impl Org {
         keys: &[String],
         patient: bool,
     ) -> Result<ChangeBatch> {
-        let (mut columns, mut kinds) = (Vec::new(), Vec::new());
-        for name in fields {
-            let (name, kind) = self.field(entity, name).await?;
-            columns.push(ArrowField::new(name, kind.arrow(), true));
-            kinds.push(kind);
-        }
-        let schema: SchemaRef = Arc::new(Schema::new(columns));
+        let (schema, kinds) = self.columns(entity, fields).await?;
         let stamp = entity.cursor.as_ref().and_then(|cursor| fields.iter().position(|name| name == cursor));
-        let (first, warm) = self.selected(entity, fields, key, keys, &schema, &kinds, stamp).await?;
+        let select = Select { entity, fields, key, filter: None, schema: &schema, kinds: &kinds, stamp };
+        let (first, warm) = self.selected(&select, keys).await?;
         if warm.is_empty() {
             return Ok(ChangeBatch::upserts(first, None));
         }
@@ -56,7 +63,7 @@ impl Org {
         let left = newest + 2 * MICROS + MICROS / 10 - self.client.org_time().timestamp_micros();
         tokio::time::sleep(Duration::from_micros(left.clamp(0, 3 * MICROS).cast_unsigned())).await;
         let again: Vec<String> = warm.iter().map(|row| text(&first, key, *row)).collect();
-        let (second, warm_still) = self.selected(entity, fields, key, &again, &schema, &kinds, stamp).await?;
+        let (second, warm_still) = self.selected(&select, &again).await?;
         let cold: arrow::array::UInt32Array =
             (0..first.num_rows()).filter(|row| !warm.contains(row)).map(|row| row as u32).collect();
         let cold = arrow::compute::take_record_batch(&first, &cold).map_err(broken)?;
@@ -64,18 +71,29 @@ impl Org {
         Ok(ChangeBatch::upserts(concat_batches(&schema, [&cold, &second]).map_err(broken)?, None))
     }
 
+    /// Reads those records of a read whose key is one of these.
+    pub(super) async fn picked(&self, read: &Read, key: &str, keys: &[String]) -> Result<ChangeBatch> {
+        let (schema, kinds) = self.columns(&read.entity, &read.fields).await?;
+        let (entity, fields, filter) = (&read.entity, read.fields.as_slice(), read.filter.as_deref());
+        let select = Select { entity, fields, key, filter, schema: &schema, kinds: &kinds, stamp: None };
+        Ok(ChangeBatch::upserts(self.selected(&select, keys).await?.0, None))
+    }
+
+    /// Returns the columns that fields are read into, with their types.
+    pub(super) async fn columns(&self, entity: &Entity, fields: &[String]) -> Result<(SchemaRef, Vec<Type>)> {
+        let (mut columns, mut kinds) = (Vec::new(), Vec::new());
+        for name in fields {
+            let (name, kind) = self.field(entity, name).await?;
+            columns.push(ArrowField::new(name, kind.arrow(), true));
+            kinds.push(kind);
+        }
+        Ok((Arc::new(Schema::new(columns)), kinds))
+    }
+
     /// Reads records, and says which rows were changed in the second in which they were read.
-    #[expect(clippy::too_many_arguments, reason = "all of it describes one query")]
-    async fn selected(
-        &self,
-        entity: &Entity,
-        fields: &[String],
-        key: &str,
-        keys: &[String],
-        schema: &SchemaRef,
-        kinds: &[Type],
-        stamp: Option<usize>,
-    ) -> Result<(RecordBatch, Vec<usize>)> {
+    async fn selected(&self, select: &Select<'_>, keys: &[String]) -> Result<(RecordBatch, Vec<usize>)> {
+        let Select { entity, fields, key, filter, schema, kinds, stamp } = *select;
+        let filter = filter.map(|filter| format!(" AND ({filter})")).unwrap_or_default();
         let what = || format!("cannot read {}", entity.name);
         let broken = |error: arrow::error::ArrowError| Error::new(Class::Internal, what()).caused_by(error);
         let table = JsonTable::new(schema.clone(), kinds.to_vec());
@@ -90,7 +108,7 @@ impl Org {
                 to += 1;
             }
             from = to;
-            let soql = format!("SELECT {} FROM {} WHERE {key} IN ({list})", fields.join(","), entity.name);
+            let soql = format!("SELECT {} FROM {} WHERE {key} IN ({list}){filter}", fields.join(","), entity.name);
             let before = self.client.org_time().timestamp_micros() - MICROS;
             let mut page = Some(self.client.query(&soql, false).await.map_err(failed(what()))?);
             while let Some(current) = page {

@@ -122,6 +122,10 @@ impl Source for Org {
         self.by_key(entity, fields, key, keys, false).await
     }
 
+    async fn pick(&self, read: &Read, key: &str, keys: &[String]) -> Result<ChangeBatch> {
+        self.picked(read, key, keys).await
+    }
+
     async fn listen(&self, entity: &Entity, _: &str, fields: &[String]) -> Result<Notices> {
         self.notices(entity, fields).await
     }

@@ -169,6 +169,7 @@ impl Catalog for Files {
             write_rows: WRITE_ROWS,
             two_way: false,
             guards_by_second: false,
+            only_tells: false,
         }
     }
 

@@ -2,20 +2,18 @@
 //!
 //! A window is a span of the log. What changed in it is read into a temporary table of notes, as triggers would have
 //! written it, and everything else goes on as with triggers. The slot moves only to where a stored window ended, so that
-//! what a crash interrupted is told again. It is read by the server's own function for that, over the connection that
-//! everything else uses: with its encryption, its login, and nothing that a pooler in between does not know.
+//! what a crash interrupted is told again. It is read by the server's own function for that, over a connection as any
+//! other, which a pooler may stand in front of. Who listens reads the log as a stream instead, and lets go of the slot
+//! while a window is read.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::time::Duration;
 
-use endpoint::{CHANGES, Captured, Error, LOG, Notice, Notices, Read, Result, Window};
-use futures::{StreamExt as _, TryStreamExt as _};
+use endpoint::{CHANGES, Captured, Error, LOG, Read, Result, Window};
+use futures::TryStreamExt as _;
 use model::{Class, Entity};
-use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::pgoutput::{Decoder, Told};
 use super::{Postgres, failed};
@@ -27,22 +25,6 @@ const KEYS: usize = 10_000;
 const ASKS: (u32, Duration) = (150, Duration::from_millis(200));
 /// Bytes of log kept for a slot above which it is time to look.
 const MUCH: u64 = 8 << 30;
-
-/// How often a log is looked at that is listened to.
-const TICK: Duration = Duration::from_millis(5);
-/// What takes longer than this to read is read less often.
-const LONG: Duration = Duration::from_millis(20);
-/// How often it is looked at when it has not grown for a while, and how long that is.
-const IDLE_TICK: Duration = Duration::from_millis(25);
-const QUIET: Duration = Duration::from_secs(5);
-/// The pauses before a connection is made again: the first, and the longest.
-const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
-/// Notices without an outcome yet; the log is read on only when there are fewer.
-const OPEN: usize = 32;
-/// Bytes of log without a change of ours after which the slot follows.
-const PASSED: i64 = 1 << 20;
-/// Keys in one notice.
-const MANY: usize = 100_000;
 
 /// A connection that has the notes of a window.
 pub(super) struct Noted {
@@ -57,199 +39,25 @@ pub(super) fn slot(entity: &Entity) -> Option<&str> {
 }
 
 /// Writes a place in the log as PostgreSQL does; windows hold it as a number.
-fn place(number: &str) -> String {
+pub(super) fn place(number: &str) -> String {
     let number: u64 = number.parse().unwrap_or_default();
     format!("{:X}/{:X}", number >> 32, number & 0xFFFF_FFFF)
 }
 
-struct Listener {
-    postgres: Postgres,
-    slot: String,
-    entity: String,
-    key: String,
-    /// Up to where the log was told.
-    told: String,
-    /// Place of the last commit that was told.
-    commit: u64,
-    /// What was told and has no outcome yet, with where the slot moves when it has.
-    open: VecDeque<(String, oneshot::Receiver<()>)>,
-    /// False until what there was before is read.
-    begun: bool,
-}
-
-impl Listener {
-    /// Tells changes until there is an error that time does not mend, which is told last.
-    async fn listen(&mut self, client: Client, sender: &mpsc::Sender<Result<Notice>>) {
-        let (mut client, mut reconnected) = (Some(client), false);
-        let mut pause = PAUSES[0];
-        loop {
-            let connected = match client.take() {
-                Some(client) => Ok(client),
-                None => self.postgres.open().await,
-            };
-            let failed = match connected {
-                Ok(client) => match self.read_on(&client, sender, std::mem::take(&mut reconnected)).await {
-                    Ok(()) => return,
-                    Err(error) => error,
-                },
-                Err(error) => error,
-            };
-            if !failed.class().is_transient() {
-                let _ = sender.send(Err(failed)).await;
-                return;
+/// Asks for a slot until whoever has it lets go, or too long.
+async fn once_free<T, F>(ask: impl Fn() -> F) -> std::result::Result<T, tokio_postgres::Error>
+where
+    F: Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+{
+    let mut asks = 0;
+    loop {
+        match ask().await {
+            Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) && asks < ASKS.0 => {
+                asks += 1;
+                tokio::time::sleep(ASKS.1).await;
             }
-            tracing::debug!(slot = self.slot, error = %failed, "listening again");
-            reconnected = true;
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSES[1]);
+            other => return other,
         }
-    }
-
-    /// Reads the log on, over one connection, as long as somebody listens.
-    async fn read_on(
-        &mut self,
-        client: &Client,
-        sender: &mpsc::Sender<Result<Notice>>,
-        mut reconnected: bool,
-    ) -> Result<()> {
-        let doing = format!("cannot read changes of {} from the log", self.entity);
-        let what = || failed(doing.clone());
-        let end = "SELECT (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::text,
-                          (pg_current_wal_flush_lsn() - confirmed_flush_lsn)::bigint
-                   FROM pg_replication_slots WHERE slot_name = $1 AND wal_status IS DISTINCT FROM 'lost'";
-        let end = client.prepare(end).await.map_err(what())?;
-        let mut grown = tokio::time::Instant::now();
-        if !self.begun {
-            // What there was before is read by whoever listens, and needs not be told.
-            let begin = self.told.clone();
-            if !self.tell(sender, Notice::default(), begin).await || !self.settle(client, 0).await? {
-                return Ok(());
-            }
-            self.begun = true;
-        }
-        loop {
-            if !self.settle(client, OPEN).await? {
-                // It is told again.
-                (self.commit, self.told) = (0, String::new());
-                self.open.clear();
-            }
-            let row = client.query_opt(&end, &[&self.slot]).await.map_err(what())?;
-            let Some(row) = row else {
-                let missed = Some(format!("its slot {} is gone, or has lost what it was to tell", self.slot));
-                let notice = Notice { missed, reconnected: std::mem::take(&mut reconnected), ..Notice::default() };
-                if !self.tell(sender, notice, String::new()).await || !self.settle(client, 0).await? {
-                    return Ok(());
-                }
-                continue;
-            };
-            let (until, behind): (String, Option<i64>) = (row.get(0), row.get(1));
-            if until == self.told {
-                tokio::time::sleep(if grown.elapsed() < QUIET { TICK } else { IDLE_TICK }).await;
-                continue;
-            }
-            grown = tokio::time::Instant::now();
-            let looked = tokio::time::Instant::now();
-            let mut notice = self.changes(client, &until).await?;
-            // The server decodes from where it keeps the log for the slot, which follows a few times a minute only: what takes
-            // long is done less often.
-            let rest = looked.elapsed();
-            tracing::trace!(slot = self.slot, keys = notice.keys.len(), took = ?rest, "read the log on");
-            self.told.clone_from(&until);
-            notice.reconnected = std::mem::take(&mut reconnected);
-            // What others write is passed over, and the slot follows now and then.
-            let nothing = notice.keys.is_empty() && notice.missed.is_none() && !notice.reconnected;
-            if !nothing || (behind.unwrap_or_default() >= PASSED && self.open.is_empty()) {
-                notice.until = Some(until.clone());
-                if !self.tell(sender, notice, until).await {
-                    return Ok(());
-                }
-            }
-            tokio::time::sleep(if rest > LONG { rest } else { TICK }).await;
-        }
-    }
-
-    /// Tells a notice; false when nobody listens any more.
-    async fn tell(&mut self, sender: &mpsc::Sender<Result<Notice>>, mut notice: Notice, until: String) -> bool {
-        let (settled, waiting) = oneshot::channel();
-        notice.settled = Some(settled);
-        self.open.push_back((until, waiting));
-        sender.send(Ok(notice)).await.is_ok()
-    }
-
-    /// Moves the slot behind what has an outcome by now, and waits until no more than so many notices have none; false when
-    /// one of them will have none.
-    async fn settle(&mut self, client: &Client, most: usize) -> Result<bool> {
-        let mut reached = None;
-        loop {
-            let wait = self.open.len() > most;
-            let Some((_, waiting)) = self.open.front_mut() else { break };
-            let settled = if wait { waiting.await.map_err(|_| TryRecvError::Closed) } else { waiting.try_recv() };
-            match settled {
-                Ok(()) => reached = self.open.pop_front().map(|(until, _)| until),
-                Err(TryRecvError::Closed) => return Ok(false),
-                Err(TryRecvError::Empty) => break,
-            }
-        }
-        if let Some(until) = reached.filter(|until| !until.is_empty()) {
-            self.advance(client, &until).await?;
-        }
-        Ok(true)
-    }
-
-    /// Moves the slot to where everything has an outcome.
-    async fn advance(&self, client: &Client, until: &str) -> Result<()> {
-        let sql = format!(
-            "SELECT pg_replication_slot_advance({0}, {1}) FROM pg_replication_slots
-             WHERE slot_name = {0} AND confirmed_flush_lsn < {1}",
-            sql::literal(&self.slot),
-            sql::literal(&place(until))
-        );
-        match client.batch_execute(&sql).await {
-            // Somebody reads a window of it; the slot follows the next time.
-            Err(error) if error.code() != Some(&SqlState::OBJECT_IN_USE) => {
-                Err(failed(format!("cannot move the slot {}", self.slot))(error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Reads what changed between the slot and a place in the log.
-    async fn changes(&mut self, client: &Client, until: &str) -> Result<Notice> {
-        let doing = format!("cannot read changes of {} from the log", self.entity);
-        let what = || failed(doing.clone());
-        let sql = format!(
-            "SELECT data FROM pg_logical_slot_peek_binary_changes({0}, {1}, NULL, 'proto_version', '1', 'publication_names', {2})",
-            sql::literal(&self.slot),
-            sql::literal(&place(until)),
-            sql::literal(&sql::name(&self.slot))
-        );
-        let none: [&str; 0] = [];
-        let mut asks = 0;
-        let messages = loop {
-            match client.query_raw(&sql, none).await {
-                Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) && asks < ASKS.0 => {
-                    asks += 1;
-                    tokio::time::sleep(ASKS.1).await;
-                }
-                messages => break messages.map_err(what())?,
-            }
-        };
-        let mut messages = std::pin::pin!(messages);
-        let (mut decoder, mut keys, mut notice) = (Decoder::new(&self.key), HashSet::new(), Notice::default());
-        decoder.told = self.commit;
-        while let Some(message) = messages.try_next().await.map_err(what())? {
-            match decoder.read(message.get(0)) {
-                // So many are better looked for than told one by one.
-                Some(Told::Keys(told)) if keys.len() < MANY => keys.extend(told),
-                Some(Told::Keys(_)) => notice.missed = Some(format!("more than {MANY} rows changed at once")),
-                Some(Told::Nothing) => {}
-                Some(Told::Unknown(why)) => notice.missed = Some(why),
-                None => return Err(Error::new(Class::Internal, "the log holds a message that pgoutput does not have")),
-            }
-        }
-        self.commit = decoder.told;
-        (notice.keys, notice.committed) = (keys.into_iter().collect(), decoder.committed);
-        Ok(notice)
     }
 }
 
@@ -354,12 +162,14 @@ impl Postgres {
             sql::literal(slot),
             if lost_only { " AND (wal_status = 'lost' OR plugin <> 'pgoutput')" } else { "" }
         );
-        client.query(&sql, &[]).await.map_err(failed(format!("cannot drop the slot {slot}")))?;
-        Ok(())
+        let dropped = once_free(|| client.query(&sql, &[])).await;
+        dropped.map(drop).map_err(failed(format!("cannot drop the slot {slot}")))
     }
 
     /// Removes the publication and the slot of an entity.
     pub(super) async fn unfollow(&self, slot: &str) -> Result<()> {
+        let turn = self.turn(slot);
+        let _turn = turn.take().await;
         let client = self.open().await?;
         self.drop_slot(&client, slot, false).await?;
         let sql = format!("DROP PUBLICATION IF EXISTS {}", sql::name(slot));
@@ -396,30 +206,6 @@ impl Postgres {
         let mut client = self.borrow().await?;
         let row = client.client()?.query_one(sql, &[]).await.map_err(failed("cannot read where the log is"))?;
         Ok(row.get(0))
-    }
-
-    /// Listens to the log: it is read on whenever it has grown, and the slot moves to where everything has an outcome.
-    pub(super) async fn notices(&self, entity: &Entity, slot: &str, key: &str) -> Result<Notices> {
-        let client = self.open().await?;
-        let mut listener = Listener {
-            postgres: self.clone(),
-            slot: slot.to_owned(),
-            entity: entity.name.clone(),
-            key: key.to_owned(),
-            told: self.log_end().await?,
-            commit: 0,
-            open: VecDeque::new(),
-            begun: false,
-        };
-        let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(async move {
-            tokio::select! {
-                () = listener.listen(client, &sender) => {}
-                // Nobody listens any more.
-                () = sender.closed() => {}
-            }
-        });
-        Ok(ReceiverStream::new(receiver).boxed())
     }
 
     /// Returns a connection for a read: one that has the notes of its window, where it is one of the log.
@@ -464,6 +250,8 @@ impl Postgres {
     async fn note(&self, read: &Read, slot: &str, window: &Window) -> Result<std::result::Result<Client, String>> {
         let what = || failed(format!("cannot read changes of {} from the log", read.entity.name));
         let (client, log) = (self.open().await?, self.open().await?);
+        let turn = self.turn(slot);
+        let _turn = turn.take().await;
         let since = place(window.since.as_deref().unwrap_or_default());
         let until = place(&window.until);
         let sql = "SELECT confirmed_flush_lsn <= $2::text::pg_lsn AND $2::text::pg_lsn <= pg_current_wal_flush_lsn()
@@ -475,7 +263,16 @@ impl Postgres {
         }
         let make = format!("CREATE TEMP TABLE {CHANGES} (seq bigint, entity text, key text)");
         client.batch_execute(&make).await.map_err(what())?;
-        let mut asks = 0;
+        let unread = |error: tokio_postgres::Error| match error.code() {
+            Some(code) if *code == SqlState::OBJECT_IN_USE => {
+                let message = format!(
+                    "changes of {} are read from the log by somebody else now; is the sync followed, or does a run go on?",
+                    read.entity.name
+                );
+                Error::new(Class::Transient { after: None }, message).caused_by(error)
+            }
+            _ => what()(error),
+        };
         // What lies before the window is settled.
         let sql = format!(
             "SELECT pg_replication_slot_advance({0}, {1}) FROM pg_replication_slots
@@ -483,13 +280,7 @@ impl Postgres {
             sql::literal(slot),
             sql::literal(&since)
         );
-        while let Err(error) = log.query(&sql, &[]).await {
-            if error.code() != Some(&SqlState::OBJECT_IN_USE) || asks >= ASKS.0 {
-                return Err(what()(error));
-            }
-            asks += 1;
-            tokio::time::sleep(ASKS.1).await;
-        }
+        once_free(|| log.query(&sql, &[])).await.map_err(unread)?;
         let streaming = log.query_one("SELECT current_setting('server_version_num')::int >= 140000", &[]).await;
         let streaming: bool = streaming.map_err(what())?.get(0);
         let version = if streaming { "'proto_version', '2', 'streaming', 'on'" } else { "'proto_version', '1'" };
@@ -500,15 +291,7 @@ impl Postgres {
             sql::literal(&sql::name(slot))
         );
         let none: [&str; 0] = [];
-        let messages = loop {
-            match log.query_raw(&sql, none).await {
-                Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) && asks < ASKS.0 => {
-                    asks += 1;
-                    tokio::time::sleep(ASKS.1).await;
-                }
-                messages => break messages.map_err(what())?,
-            }
-        };
+        let messages = once_free(|| log.query_raw(&sql, none)).await.map_err(unread)?;
         let mut messages = std::pin::pin!(messages);
         let key = read.fields.first().map(String::as_str).unwrap_or_default();
         let mut decoder = Decoder::new(key);
@@ -521,7 +304,7 @@ impl Postgres {
             let done = message.is_none();
             if let Some(message) = message {
                 match decoder.read(message.get(0)) {
-                    Some(Told::Nothing) => {}
+                    Some(Told::Nothing | Told::End(_)) => {}
                     Some(Told::Keys(told)) => keys.extend(told),
                     Some(Told::Unknown(why)) => return Ok(Err(why)),
                     None => {

@@ -2,13 +2,16 @@
 
 mod config;
 mod convert;
+mod listen;
 mod log;
 mod pairs;
 mod pgoutput;
 mod sink;
 mod source;
 mod tls;
+mod walsender;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -34,6 +37,8 @@ pub struct Postgres {
     noted: Arc<tokio::sync::Mutex<Option<log::Noted>>>,
     /// Connections that wait to be used again.
     idle: Arc<Mutex<Vec<Client>>>,
+    /// Who reads which slot.
+    turns: Arc<Mutex<HashMap<String, Arc<listen::Turn>>>>,
 }
 
 /// Connections that are kept for the next call.
@@ -64,7 +69,7 @@ impl Postgres {
             _ => "the local socket".to_owned(),
         };
         let place = format!("{host}/{}", config.get_dbname().unwrap_or_default());
-        Ok(Self { config, place, tls: None, noted: Arc::default(), idle: Arc::default() })
+        Ok(Self { config, place, tls: None, noted: Arc::default(), idle: Arc::default(), turns: Arc::default() })
     }
 
     /// The same endpoint, over encrypted connections only.
@@ -150,14 +155,19 @@ where
     client
 }
 
-/// Says what can be done, by SQLSTATE. Source: PostgreSQL documentation, appendix A.
+/// Says what can be done.
 fn class(error: &tokio_postgres::Error) -> Class {
     let Some(code) = error.code() else {
         // The driver has no kind for a server that wants a password and gets none.
         let passwordless = error.to_string().contains("password missing");
         return if passwordless { Class::Auth } else { Class::Transient { after: None } };
     };
-    match code.code() {
+    class_of(code.code())
+}
+
+/// Says what can be done, by SQLSTATE. Source: PostgreSQL documentation, appendix A.
+fn class_of(code: &str) -> Class {
+    match code {
         "40001" | "40P01" | "55P03" | "57014" => Class::Transient { after: None },
         code => match code.get(..2).unwrap_or_default() {
             "08" | "53" | "57" | "58" => Class::Transient { after: None },
@@ -204,6 +214,7 @@ impl Catalog for Postgres {
             write_rows: 50_000,
             two_way: true,
             guards_by_second: false,
+            only_tells: false,
         }
     }
 

@@ -9,6 +9,8 @@ use std::collections::HashMap;
 pub(crate) enum Told {
     /// Nothing about a row.
     Nothing,
+    /// A transaction is over, which ends at this place in the log; of those that are not streamed in parts.
+    End(u64),
     /// These rows changed, by their keys: that of a row before and after, where it changed.
     Keys(Vec<String>),
     /// Rows changed, and not which.
@@ -33,7 +35,7 @@ pub(crate) struct Decoder {
 }
 
 /// Microseconds from 1970 to 2000, where PostgreSQL's times begin.
-const EPOCH: i64 = 946_684_800_000_000;
+pub(super) const EPOCH: i64 = 946_684_800_000_000;
 
 /// A value of a row.
 enum Value<'m> {
@@ -81,8 +83,12 @@ impl Decoder {
             b'I' | b'U' | b'D' | b'T' if self.passing => {}
             b'I' | b'U' | b'D' => return self.row(&mut reader),
             b'T' => return Some(Told::Unknown("the table was emptied by TRUNCATE".to_owned())),
-            // Commit, origin, type, message, and the end of a streamed transaction that is given up.
-            b'C' | b'O' | b'Y' | b'M' | b'A' => {}
+            b'C' => {
+                reader.take(9)?;
+                return Some(Told::End(reader.place()?));
+            }
+            // Origin, type, message, and the end of a streamed transaction that is given up.
+            b'O' | b'Y' | b'M' | b'A' => {}
             _ => return None,
         }
         Some(Told::Nothing)

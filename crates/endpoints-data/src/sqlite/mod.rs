@@ -91,6 +91,7 @@ impl Catalog for Sqlite {
             write_rows: 10_000,
             two_way: true,
             guards_by_second: false,
+            only_tells: false,
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use endpoint::Sink as _;
 use endpoints_data::files::{Dialect, Files};
 use endpoints_data::sqlite::Sqlite;
+use futures::StreamExt as _;
 use model::{Entity, Field, Type};
 
 #[tokio::test]
@@ -112,7 +113,40 @@ async fn postgres_is_spoken_to_encrypted_and_a_stranger_s_certificate_is_refused
         cause = inner.source();
     }
     assert!(causes.contains("certificate"), "{causes}");
-    Ok(())
+    streamed(&url, &authority).await
+}
+
+/// The log is streamed over an encrypted connection, by somebody who knows the password.
+async fn streamed(url: &str, authority: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    let sql = "DROP SCHEMA IF EXISTS streamed CASCADE; DROP ROLE IF EXISTS with_password;
+               CREATE ROLE with_password LOGIN SUPERUSER PASSWORD 'scram-secret';
+               CREATE SCHEMA streamed; CREATE TABLE streamed.widgets (k text PRIMARY KEY)";
+    client.batch_execute(sql).await?;
+    let url = url.replace("postgres@", "with_password@");
+    let login = |password: &str| {
+        let config = serde_json::json!({"url": url, "tls": "require", "tls_ca": authority, "password": password});
+        open(endpoints_data::postgres::KIND, config)
+    };
+    let database = login("scram-secret")?;
+    let mut entity = database.describe("streamed.widgets").await?;
+    entity.cursor = Some(format!("{}streamed", endpoint::LOG));
+    database.capture(&entity, "k").await?;
+    let mut notices = database.listen(&entity, "k", &[]).await?;
+    // What there was before is settled first.
+    let first = notices.next().await.ok_or("a notice")??;
+    first.settled.ok_or("somebody waits")?.send(()).map_err(|()| "nobody waits")?;
+    client.batch_execute("INSERT INTO streamed.widgets VALUES ('k-1'), ('k-\u{e9}')").await?;
+    let mut told = notices.next().await.ok_or("a notice")??;
+    told.keys.sort();
+    assert_eq!(told.keys, ["k-1", "k-\u{e9}"]);
+    assert!(told.committed.is_some() && told.until.is_some() && told.missed.is_none(), "{told:?}");
+    drop(notices);
+    database.release(&entity).await?;
+    let refused = login("wrong")?.entities().await.expect_err("a wrong password");
+    assert_eq!(refused.class(), model::Class::Auth, "{refused}");
+    Ok(client.batch_execute("DROP SCHEMA streamed CASCADE; DROP ROLE with_password").await?)
 }
 
 #[tokio::test]

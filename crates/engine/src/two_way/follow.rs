@@ -14,7 +14,6 @@ use futures::stream::{BoxStream, StreamExt as _};
 use hdrhistogram::Histogram;
 use mapping::{Parents, TwoWay};
 use model::Side;
-use serde::{Deserialize, Serialize};
 use state::{Checkpoint, Link, Owner, Store};
 use tokio::time::Instant;
 
@@ -22,16 +21,13 @@ use super::pair::{Pair, SIDES};
 use super::{PAIRS, Pairing, PreparedPairs, checkpoint_name, end, ready, take};
 use crate::chunk::cell;
 use crate::merge::{Policy, place};
-use crate::report::{Error, Lag, Report};
+use crate::report::{Error, Report};
 use crate::run::Options;
+use crate::stream::{BRAKED, Following, LONGEST, SHOWN, Stream, histogram, lag_of, or_silent};
 use crate::sync::Sync;
 
 /// The pauses before a record that could not be settled is looked at again: the first, and the longest.
 const AGAIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_mins(1)];
-/// The longest pause before what failed for the moment is tried again.
-const LONGEST: Duration = Duration::from_mins(1);
-/// How long what was changed counts for the brakes.
-const BRAKED: Duration = Duration::from_hours(1);
 /// When a look is taken again that had to join a stream without a hole: clocks are told by the second, and what was
 /// committed in the second of the join may have been behind its end.
 const SOON: Duration = Duration::from_secs(2);
@@ -42,49 +38,6 @@ const STALE: i64 = 2_000_000;
 const REMEMBERED: i64 = 600_000_000;
 /// How often is stored how far both sides have come. What was settled since is told again after a crash, and is as agreed.
 const NOTED: Duration = Duration::from_millis(200);
-/// How often what streams do is stored, for people to look at.
-const SHOWN: Duration = Duration::from_secs(1);
-
-/// How a sync is followed.
-#[derive(Debug, Clone, Copy)]
-pub struct Following {
-    /// How long changes gather before they are settled together, from the first.
-    pub gather: Duration,
-    /// How often is looked for what was changed and not told.
-    pub look: Duration,
-}
-
-impl Default for Following {
-    fn default() -> Self {
-        Self { gather: Duration::from_millis(2), look: Duration::from_mins(5) }
-    }
-}
-
-/// What a stream of changes has done since it was opened.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Stream {
-    /// Changes told.
-    pub changes: u64,
-    /// Changes a second, over the last seconds.
-    pub per_second: f64,
-    /// The place up to which everything told has an outcome, where the system has such places.
-    pub position: Option<String>,
-    /// Times that the connection was made again.
-    pub reconnects: u64,
-    /// Times that not all was told.
-    pub gaps: u64,
-    /// Times that was looked for what was changed and not told.
-    #[serde(default)]
-    pub looks: u64,
-    /// Why not all was told, the last time.
-    pub last_gap: Option<String>,
-    /// Milliseconds from commit to commit.
-    pub lag: Lag,
-    /// When it was opened, in RFC 3339.
-    pub since: String,
-    /// When it last told anything, in RFC 3339.
-    pub told: Option<String>,
-}
 
 /// What was changed before a batch, as the brakes count.
 #[derive(Debug, Clone, Copy, Default)]
@@ -116,12 +69,7 @@ pub async fn follow_pairs(
         let target = &prepared.targets[place(side)];
         let fields = &prepared.fields[place(side)];
         let listened = ends[place(side)].listen(&target.entity, &target.key, fields).await?;
-        // A side that falls silent is not taken for one where nothing happens.
-        let silent = async {
-            let class = model::Class::Transient { after: None };
-            Err(endpoint::Error::new(class, "changes are not told any more; follow the sync again"))
-        };
-        let listened = listened.chain(futures::stream::once(silent));
+        let listened = or_silent(listened);
         notices.push(listened.map(move |notice| (side, notice)).boxed());
     }
     let run = store.begin_run(&sync.name, Utc::now())?;
@@ -156,11 +104,6 @@ pub async fn follow_pairs(
     let mut report = follower.report;
     report.calls = ends[0].calls() + ends[1].calls() - calls;
     end(store, report, result)
-}
-
-/// Returns an empty histogram of microseconds, up to a day.
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 86_400_000_000, 2).unwrap_or_else(|_| unreachable!("bounds that are right"))
 }
 
 struct Follower<'f> {
@@ -481,13 +424,6 @@ impl Follower<'_> {
         }
         Ok(())
     }
-}
-
-/// Returns what a histogram of microseconds says, in milliseconds.
-fn lag_of(lags: &Histogram<u64>) -> Lag {
-    let at = |quantile: f64| lags.value_at_quantile(quantile) as f64 / 1_000.0;
-    let max = lags.max() as f64 / 1_000.0;
-    Lag { count: lags.len(), p50: at(0.5), p95: at(0.95), p99: at(0.99), max }
 }
 
 impl Pairing<'_> {

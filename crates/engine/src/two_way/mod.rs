@@ -26,7 +26,7 @@ use model::{Entity, Side};
 use state::{Checkpoint, Link, Owner, Store};
 
 pub use self::capture::capture_of;
-pub use self::follow::{Following, Stream, follow_pairs};
+pub use self::follow::follow_pairs;
 
 use self::base::Layouts;
 use self::keys::Candidates;

@@ -37,6 +37,7 @@ impl Catalog for Memory {
             write_rows: 10,
             two_way: false,
             guards_by_second: false,
+            only_tells: false,
         }
     }
 

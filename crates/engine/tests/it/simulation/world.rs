@@ -421,6 +421,7 @@ impl Catalog for Memory {
             write_rows: 3,
             two_way: true,
             guards_by_second: false,
+            only_tells: false,
         }
     }
 

@@ -2,18 +2,44 @@
 //! stopped when the tests are over.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Where a distribution keeps the PostgreSQL server programs.
 const POSTGRES_HOMES: &str = "/usr/lib/postgresql";
+/// Where it keeps those of RabbitMQ.
+const RABBIT_HOMES: &str = "/usr/lib/rabbitmq/lib";
+/// How long a server may take until it answers.
+const STARTING: Duration = Duration::from_mins(1);
 
 /// A running set of servers; dropping it stops them and removes their data.
 pub(crate) struct Services {
     folder: PathBuf,
     postgres: PathBuf,
     port: u16,
+    nats: Option<Server>,
+    rabbit: Option<Server>,
+}
+
+/// A server that ends with us, with the processes that it started.
+struct Server {
+    child: Child,
+    port: u16,
+    /// The port of the name server that RabbitMQ brings along.
+    names: Option<u16>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.child.id())]).status();
+        let _ = self.child.wait();
+        if let Some(port) = self.names {
+            let _ = quiet("epmd", Command::new("epmd").args(["-port", &port.to_string(), "-kill"]));
+        }
+    }
 }
 
 impl Services {
@@ -25,15 +51,21 @@ impl Services {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
         let port = free_port()?;
-        let services = Self { folder, postgres, port };
+        let mut services = Self { folder, postgres, port, nats: None, rabbit: None };
         services.start_postgres()?;
         println!("PostgreSQL with wal_level=logical on port {port}");
+        let (nats, rabbit) = (services.start_nats()?, services.start_rabbit()?);
+        println!("NATS with JetStream on port {}, RabbitMQ on port {}", nats.port, rabbit.port);
+        (services.nats, services.rabbit) = (Some(nats), Some(rabbit));
         Ok(services)
     }
 
     /// Returns where tests find the servers.
-    pub(crate) fn environment(&self) -> [(&'static str, String); 2] {
+    pub(crate) fn environment(&self) -> [(&'static str, String); 4] {
+        let port = |server: &Option<Server>| server.as_ref().map_or(0, |server| server.port);
         [
+            ("BRIDGEHEAD_TEST_NATS", format!("nats://127.0.0.1:{}", port(&self.nats))),
+            ("BRIDGEHEAD_TEST_RABBITMQ", format!("amqp://127.0.0.1:{}/%2f", port(&self.rabbit))),
             ("BRIDGEHEAD_TEST_POSTGRES", format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)),
             ("BRIDGEHEAD_TEST_POSTGRES_CA", self.certificate().display().to_string()),
         ]
@@ -73,6 +105,63 @@ impl Services {
         }
     }
 
+    fn start_nats(&self) -> Result<Server, String> {
+        if !Path::new("/usr/sbin/nats-server").exists() {
+            install(&["nats-server"])?;
+        }
+        let port = free_port()?;
+        let mut command = Command::new("/usr/sbin/nats-server");
+        command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]).arg(self.folder.join("nats"));
+        self.serve("nats", &mut command, port, None)
+    }
+
+    fn start_rabbit(&self) -> Result<Server, String> {
+        let home = || newest(Path::new(RABBIT_HOMES), "sbin/rabbitmq-server");
+        if home().is_none() {
+            install(&["rabbitmq-server"])?;
+        }
+        let program = home().ok_or("rabbitmq-server was installed and is not there")?;
+        let (port, nodes, names) = (free_port()?, free_port()?, free_port()?);
+        let folder = self.folder.join("rabbitmq");
+        fs::create_dir_all(&folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+        let mut command = Command::new(program);
+        command
+            .env("HOME", &folder)
+            .env("RABBITMQ_NODENAME", format!("bridgehead_{}@localhost", std::process::id()))
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODE_PORT", port.to_string())
+            .env("RABBITMQ_DIST_PORT", nodes.to_string())
+            .env("ERL_EPMD_PORT", names.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_CONFIG_FILE", folder.join("none"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("plugins"))
+            .env("RABBITMQ_PID_FILE", folder.join("pid"))
+            .env("RABBITMQ_MNESIA_BASE", folder.join("data"))
+            .env("RABBITMQ_LOG_BASE", folder.join("log"))
+            .env("RABBITMQ_GENERATED_CONFIG_DIR", folder.join("config"));
+        self.serve("rabbitmq", &mut command, port, Some(names))
+    }
+
+    /// Starts a server and waits until it listens.
+    fn serve(&self, name: &str, command: &mut Command, port: u16, names: Option<u16>) -> Result<Server, String> {
+        let log = self.folder.join(format!("{name}.log"));
+        let output = fs::File::create(&log).map_err(|error| format!("cannot create {}: {error}", log.display()))?;
+        let errors = output.try_clone().map_err(|error| format!("{}: {error}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
+        let child = command.spawn().map_err(|error| format!("{name}: {error}"))?;
+        let mut server = Server { child, port, names };
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = server.child.try_wait().ok().flatten();
+            if ended.is_some() || begun.elapsed() > STARTING {
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                return Err(format!("{name} does not listen on port {port}:\n{said}"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(server)
+    }
+
     fn start_postgres(&self) -> Result<(), String> {
         let data = self.folder.join("postgres");
         self.make_certificate()?;
@@ -110,6 +199,7 @@ impl Services {
 
 impl Drop for Services {
     fn drop(&mut self) {
+        (self.nats, self.rabbit) = (None, None);
         let data = self.folder.join("postgres");
         let _ =
             quiet("pg_ctl stop", self.postgres_tool("pg_ctl").arg("-D").arg(&data).args(["-m", "immediate", "stop"]));
@@ -160,6 +250,13 @@ fn postgres_home() -> Option<PathBuf> {
         .collect();
     homes.sort();
     homes.pop().map(|(_, home)| home)
+}
+
+/// Finds a program in the folder of its newest version.
+fn newest(homes: &Path, program: &str) -> Option<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(homes).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    found.sort();
+    found.into_iter().rev().map(|home| home.join(program)).find(|program| program.exists())
 }
 
 fn install_postgres() -> Result<PathBuf, String> {

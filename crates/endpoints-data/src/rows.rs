@@ -50,9 +50,9 @@ impl Rows {
         self.count
     }
 
-    /// Adds a row. Where a value is none of its column's type, the row is set aside: its key is that of the
-    /// first column, or else what `place` says.
-    pub(crate) fn add<S: AsRef<str>>(&mut self, cells: &[Option<S>], place: impl FnOnce() -> String) {
+    /// Adds a row, and returns whether it fits. Where a value is none of its column's type, the row is set aside: its key
+    /// is that of the first column, or else what `place` says.
+    pub(crate) fn add<S: AsRef<str>>(&mut self, cells: &[Option<S>], place: impl FnOnce() -> String) -> bool {
         let mut misfit: Option<usize> = None;
         for (index, (column, cell)) in self.columns.iter_mut().zip(cells).enumerate() {
             match cell {
@@ -68,7 +68,7 @@ impl Rows {
         self.good.push(misfit.is_none());
         let Some(index) = misfit else {
             self.count += 1;
-            return;
+            return true;
         };
         let place = place();
         let name = self.schema.field(index).name();
@@ -76,6 +76,7 @@ impl Rows {
         let message = format!("{place}: {name} is {shown:?}, which is no {}", self.columns[index].kind());
         let error = RecordError::rejected("NOT_CONVERTIBLE", message).with_field(name);
         self.set_aside(cells, place, error);
+        false
     }
 
     /// Sets a row aside that could not be read at all.

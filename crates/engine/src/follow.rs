@@ -24,7 +24,7 @@ use crate::chunk::{Chunk, cell, source_key};
 use crate::prepare::read;
 use crate::report::{Error, Report};
 use crate::run::{Options, Running, ended, running};
-use crate::stream::{BRAKED, Following, LONGEST, SHOWN, Stream, histogram, lag_of, or_silent};
+use crate::stream::{Before, Braked, Following, LONGEST, SHOWN, Stream, histogram, lag_of, or_silent};
 use crate::sync::{Deletes, Sync};
 
 /// Records that are settled together, at most, about.
@@ -80,7 +80,7 @@ pub(crate) async fn listen(
         key,
         following,
         linked: 0,
-        deleted: Vec::new(),
+        braked: Braked::default(),
         stream: Stream { since: Utc::now().to_rfc3339(), ..Stream::default() },
         lags: histogram(),
         told: 0,
@@ -101,8 +101,7 @@ struct Follower<'f, 'r> {
     key: String,
     /// Links when it was last looked.
     linked: u64,
-    /// What was deleted in the last hour, and when.
-    deleted: Vec<(Instant, u64)>,
+    braked: Braked,
     stream: Stream,
     lags: Histogram<u64>,
     /// Changes that had been told when that was last shown.
@@ -362,10 +361,9 @@ impl Follower<'_, '_> {
         if links.is_empty() {
             return Ok(());
         }
-        self.deleted.retain(|(at, _)| at.elapsed() < BRAKED);
-        let before: u64 = self.deleted.iter().map(|(_, count)| count).sum();
-        running.brake(before + links.len() as u64, self.linked)?;
-        self.deleted.push((Instant::now(), links.len() as u64));
+        let deleted = links.len() as u64;
+        running.brake(self.braked.before().deleted + deleted, self.linked)?;
+        self.braked.count(Before { updated: 0, deleted });
         running.delete(&links).await
     }
 

@@ -140,9 +140,49 @@ impl std::fmt::Display for Type {
     }
 }
 
+impl std::str::FromStr for Type {
+    type Err = String;
+
+    /// Reads a type as [`Display`](std::fmt::Display) writes it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let decimal = || {
+            let (precision, scale) = text.strip_prefix("decimal(")?.strip_suffix(')')?.split_once(',')?;
+            let (precision, scale) = (precision.trim().parse().ok()?, scale.trim().parse().ok()?);
+            ((1..=38).contains(&precision) && scale <= precision).then_some(Self::Decimal { precision, scale })
+        };
+        let simple = [
+            Self::Boolean,
+            Self::Integer,
+            Self::Float,
+            Self::Text,
+            Self::Date,
+            Self::Time,
+            Self::Timestamp,
+            Self::Binary,
+            Self::Json,
+        ];
+        let known = simple.into_iter().find(|kind| kind.to_string() == text).or_else(decimal);
+        known.ok_or_else(|| {
+            let names: Vec<String> = simple.iter().map(Self::to_string).collect();
+            format!("{text:?} is no type; there are {} and decimal(digits,digits behind the point)", names.join(", "))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn types_are_read_as_they_are_written() {
+        for kind in [Type::Text, Type::Timestamp, Type::Json, Type::Decimal { precision: 38, scale: 0 }] {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        for wrong in ["", "Text", "decimal(39,2)", "decimal(2,3)", "decimal", "decimal(1)"] {
+            let error = wrong.parse::<Type>().expect_err(wrong);
+            assert!(error.contains("there are boolean"), "{error}");
+        }
+    }
 
     #[test]
     fn conversions_say_what_is_lost() {

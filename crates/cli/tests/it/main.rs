@@ -1,6 +1,7 @@
 //! The whole program: the binary, the sandbox, real databases.
 
 mod bench;
+mod brokers;
 mod crash;
 mod faults;
 mod follow;

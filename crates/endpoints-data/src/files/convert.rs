@@ -13,9 +13,9 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
-use serde_json::value::RawValue;
 
 use super::Dialect;
+use crate::json;
 use crate::rows::Rows;
 
 /// Lines of NDJSON that are looked at to learn the fields.
@@ -95,7 +95,7 @@ impl RowReader {
         let mut kinds: Vec<Option<Type>> = Vec::new();
         while sample.len() < SAMPLE_LINES {
             let Some(line) = next_line(&name, &mut reader)? else { break };
-            for (field, value) in object(&line).unwrap_or_default() {
+            for (field, value) in json::object(&line).unwrap_or_default() {
                 let place = names.iter().position(|known| *known == field).unwrap_or_else(|| {
                     names.push(field);
                     kinds.push(None);
@@ -235,7 +235,9 @@ fn add_csv(table: &mut Rows, record: &csv::ByteRecord, names: &[String], null: &
         })
         .collect();
     match readable {
-        Some(cells) if cells.len() == names.len() => table.add(&cells, place),
+        Some(cells) if cells.len() == names.len() => {
+            table.add(&cells, place);
+        }
         readable => {
             let lossy: Vec<Option<&str>> = texts
                 .iter()
@@ -261,7 +263,7 @@ fn add_csv(table: &mut Rows, record: &csv::ByteRecord, names: &[String], null: &
 }
 
 fn add_json(table: &mut Rows, line: &[u8], names: &[String], place: impl Fn() -> String) {
-    let fields = match object(line) {
+    let fields = match json::object(line) {
         Ok(fields) => fields,
         Err(message) => {
             let text = String::from_utf8_lossy(line);
@@ -271,44 +273,10 @@ fn add_json(table: &mut Rows, line: &[u8], names: &[String], place: impl Fn() ->
     };
     if let Some((stranger, _)) = fields.iter().find(|(field, _)| !names.contains(field)) {
         let message = format!("{}: the first {SAMPLE_LINES} records have no field {stranger:?}", place());
-        let cells: Vec<Option<String>> = cells(&fields, names);
+        let cells: Vec<Option<String>> = json::cells(&fields, names);
         return table.set_aside(&cells, place(), RecordError::rejected("UNKNOWN_FIELD", message).with_field(stranger));
     }
-    table.add(&cells(&fields, names), place);
-}
-
-fn cells(fields: &[(String, Box<RawValue>)], names: &[String]) -> Vec<Option<String>> {
-    let value = |name: &String| {
-        let raw = fields.iter().rev().find(|(field, _)| field == name)?.1.get();
-        match raw.as_bytes().first() {
-            Some(b'n') => None,
-            Some(b'"') => serde_json::from_str(raw).ok(),
-            _ => Some(raw.to_owned()),
-        }
-    };
-    names.iter().map(value).collect()
-}
-
-/// Reads a line as an object whose values keep their text.
-fn object(line: &[u8]) -> std::result::Result<Vec<(String, Box<RawValue>)>, String> {
-    struct Fields;
-    impl<'de> serde::de::Visitor<'de> for Fields {
-        type Value = Vec<(String, Box<RawValue>)>;
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a JSON object")
-        }
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
-            let mut fields = Vec::new();
-            while let Some(entry) = map.next_entry()? {
-                fields.push(entry);
-            }
-            Ok(fields)
-        }
-    }
-    let mut reader = serde_json::Deserializer::from_slice(line);
-    let fields = serde::Deserializer::deserialize_map(&mut reader, Fields).map_err(|error| error.to_string())?;
-    reader.end().map_err(|error| error.to_string())?;
-    Ok(fields)
+    table.add(&json::cells(&fields, names), place);
 }
 
 /// Returns the next line that is not blank, without its end.
@@ -367,7 +335,8 @@ impl<W: Write + Send> RowWriter<W> {
             }
             Self::Ndjson(output) => {
                 for row in 0..records.num_rows() {
-                    write_json(output, records, row).map_err(cannot_write)?;
+                    json::write(output, records, row).map_err(cannot_write)?;
+                    output.write_all(b"\n").map_err(cannot_write)?;
                 }
                 Ok(())
             }
@@ -382,26 +351,6 @@ impl<W: Write + Send> RowWriter<W> {
             Self::Parquet(writer) => writer.into_inner().map_err(cannot_write),
         }
     }
-}
-
-/// Writes a row as an object: numbers and booleans bare, with all their digits; nested documents as they are.
-fn write_json<W: Write>(output: &mut W, records: &RecordBatch, row: usize) -> std::io::Result<()> {
-    output.write_all(b"{")?;
-    for (place, (field, column)) in records.schema_ref().fields().iter().zip(records.columns()).enumerate() {
-        if place > 0 {
-            output.write_all(b",")?;
-        }
-        serde_json::to_writer(&mut *output, field.name())?;
-        output.write_all(b":")?;
-        match (text_of(column.as_ref(), row), column.data_type()) {
-            (None, _) => output.write_all(b"null")?,
-            (Some(text), DataType::Boolean | DataType::Int64 | DataType::Decimal128(_, _)) => {
-                output.write_all(text.as_bytes())?;
-            }
-            (Some(text), _) => serde_json::to_writer(&mut *output, text.as_ref())?,
-        }
-    }
-    output.write_all(b"}\n")
 }
 
 fn cannot_write(error: impl Into<endpoint::BoxError>) -> Error {

@@ -7,7 +7,10 @@ use endpoint::{Endpoint, Kind, Result, Setup, configuration};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Postgres, tls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::Postgres;
+use crate::tls::{self, Tls};
 
 /// PostgreSQL, as a kind of connection.
 pub const KIND: Kind =
@@ -32,19 +35,6 @@ pub struct PostgresConfig {
     pub tls_ca: Option<PathBuf>,
 }
 
-/// Whether a connection is encrypted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Tls {
-    /// Always, except to this very machine.
-    #[default]
-    Remote,
-    /// Always; the server's certificate is checked.
-    Require,
-    /// Never: only for networks that nobody else can listen to.
-    Off,
-}
-
 impl PostgresConfig {
     fn open(self, setup: &Setup<'_>) -> Result<Arc<dyn Endpoint>> {
         let references = setup.references;
@@ -53,9 +43,9 @@ impl PostgresConfig {
             &references.resolve(&self.url)?,
             password.as_ref().map(secrecy::ExposeSecret::expose_secret),
         )?;
-        if self.tls == Tls::Require || (self.tls == Tls::Remote && !postgres.is_local()) {
+        if self.tls.is_needed(postgres.is_local()) {
             let authority = self.tls_ca.map(|path| setup.folder.join(path));
-            postgres = postgres.encrypted(tls::connector(authority.as_deref())?);
+            postgres = postgres.encrypted(MakeRustlsConnect::new(tls::client_config(authority.as_deref())?));
         }
         Ok(Arc::new(postgres))
     }

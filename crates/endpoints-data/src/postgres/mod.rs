@@ -8,7 +8,6 @@ mod pairs;
 mod pgoutput;
 mod sink;
 mod source;
-mod tls;
 mod walsender;
 
 use std::collections::HashMap;
@@ -24,7 +23,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::sql;
 
-pub use config::{KIND, PostgresConfig, Tls};
+pub use config::{KIND, PostgresConfig};
 
 /// A PostgreSQL database.
 #[derive(Clone)]
@@ -82,9 +81,7 @@ impl Postgres {
     /// True when the server is this machine, so that nobody can listen in between.
     fn is_local(&self) -> bool {
         self.config.get_hosts().iter().all(|host| match host {
-            Host::Tcp(name) => {
-                name == "localhost" || name.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
-            }
+            Host::Tcp(name) => crate::tls::is_local(name),
             Host::Unix(_) => true,
         })
     }

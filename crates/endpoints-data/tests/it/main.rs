@@ -1,5 +1,7 @@
 //! Every database endpoint under the contract.
 
+mod brokers;
+
 use std::sync::Arc;
 
 use endpoint::Sink as _;

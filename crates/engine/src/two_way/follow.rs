@@ -23,7 +23,7 @@ use crate::chunk::cell;
 use crate::merge::{Policy, place};
 use crate::report::{Error, Report};
 use crate::run::Options;
-use crate::stream::{BRAKED, Following, LONGEST, SHOWN, Stream, histogram, lag_of, or_silent};
+use crate::stream::{Before, Braked, Following, LONGEST, SHOWN, Stream, histogram, lag_of, or_silent};
 use crate::sync::Sync;
 
 /// The pauses before a record that could not be settled is looked at again: the first, and the longest.
@@ -38,13 +38,6 @@ const STALE: i64 = 2_000_000;
 const REMEMBERED: i64 = 600_000_000;
 /// How often is stored how far both sides have come. What was settled since is told again after a crash, and is as agreed.
 const NOTED: Duration = Duration::from_millis(200);
-
-/// What was changed before a batch, as the brakes count.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Before {
-    pub(super) updated: u64,
-    pub(super) deleted: u64,
-}
 
 /// Follows a two-way sync until it is stopped, and returns what it did; `ends` are Salesforce and the system outside.
 /// `progress` is called when both sides are in step, and after each batch.
@@ -84,7 +77,7 @@ pub async fn follow_pairs(
         report: Report { run, sync: sync.name.clone(), ..Report::default() },
         linked: 0,
         in_step: false,
-        braked: Vec::new(),
+        braked: Braked::default(),
         looked: HashMap::new(),
         later: HashMap::new(),
         streams: [opened.clone(), opened],
@@ -118,8 +111,7 @@ struct Follower<'f> {
     linked: u64,
     /// True when the first look is over.
     in_step: bool,
-    /// What was changed in the last hour, and when.
-    braked: Vec<(Instant, Before)>,
+    braked: Braked,
     /// Records of Salesforce that were looked at lately, with the time of their last change then.
     looked: HashMap<String, i64>,
     /// Records to look at again: when, and how long after that.
@@ -261,7 +253,7 @@ impl Follower<'_> {
                 self.ends[1].capture(&target.entity, &target.key).await?;
             }
             // The first look is a run as any; the others meet what is as agreed for the most part, and wait for nothing.
-            let followed = self.in_step.then(|| (self.linked, self.before()));
+            let followed = self.in_step.then(|| (self.linked, self.braked.before()));
             match self.run(followed, async |pairing| pairing.whole().await).await {
                 Err(error) if error.class().is_transient() => self.wait(&mut pause, &error).await?,
                 other => {
@@ -298,15 +290,6 @@ impl Follower<'_> {
         done
     }
 
-    /// Returns what was changed in the last hour.
-    fn before(&mut self) -> Before {
-        self.braked.retain(|(at, _)| at.elapsed() < BRAKED);
-        self.braked.iter().fold(Before::default(), |sum, (_, one)| Before {
-            updated: sum.updated + one.updated,
-            deleted: sum.deleted + one.deleted,
-        })
-    }
-
     /// Waits before what failed for the moment is tried again.
     async fn wait(&self, pause: &mut Duration, error: &Error) -> Result<(), Error> {
         tracing::warn!(sync = self.sync.name, %error, "trying again");
@@ -326,7 +309,7 @@ impl Follower<'_> {
         }
         let mut pause = self.options.backoff;
         let echoes = loop {
-            let followed = Some((self.linked, self.before()));
+            let followed = Some((self.linked, self.braked.before()));
             match self.run(followed, async |pairing| pairing.told(batch).await).await {
                 Err(error) if error.class().is_transient() => self.wait(&mut pause, &error).await?,
                 other => break other?,
@@ -380,8 +363,7 @@ impl Follower<'_> {
         self.report.write_ms += report.write_ms;
         self.report.commit_ms += report.commit_ms;
         if one.updated + one.deleted > 0 {
-            let changed = Before { updated: one.updated, deleted: one.deleted };
-            self.braked.push((Instant::now(), changed));
+            self.braked.count(Before { updated: one.updated, deleted: one.deleted });
         }
     }
 

@@ -396,7 +396,7 @@ struct Pairing<'r> {
     /// Links when the run began.
     linked: u64,
     /// Where changes are settled as they happen: what was changed before, for the brakes.
-    followed: Option<follow::Before>,
+    followed: Option<crate::stream::Before>,
     /// Records that were told of and were as agreed.
     echoes: HashSet<(Side, String)>,
     /// Records of Salesforce that were looked at, with the time of their last change then, in microseconds.
@@ -419,7 +419,7 @@ impl<'r> Pairing<'r> {
         options: &'r Options,
         progress: &'r (dyn Fn(Progress) + Send + std::marker::Sync),
         report: &'r mut Report,
-        followed: Option<(u64, follow::Before)>,
+        followed: Option<(u64, crate::stream::Before)>,
     ) -> Result<Self, Error> {
         let mapping = &sync.definition.mapping;
         let fields: Vec<String> = prepared.plan.fields.iter().map(|field| field.name.clone()).collect();

@@ -17,6 +17,8 @@ const PYTHON: &[&str] = &[
     "grpcio==1.85.3",
     "protobuf==7.36.2",
     "psycopg[binary]==3.3.9",
+    // A client of CometD.
+    "aiosfstream-ng==0.7.5",
 ];
 /// From PyPI, by itself: it wants other versions of what the rest wants.
 const TAP: &[&str] = &["tap-salesforce==2.8.1"];

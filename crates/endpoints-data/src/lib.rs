@@ -11,5 +11,14 @@ pub mod tls;
 
 /// Returns the kinds of connection that live here. A new one gets a line.
 pub fn kinds() -> Vec<endpoint::Kind> {
-    vec![postgres::KIND, sqlite::KIND, files::KIND, brokers::nats::KIND, brokers::rabbitmq::KIND, brokers::kafka::KIND]
+    vec![
+        postgres::KIND,
+        sqlite::KIND,
+        files::KIND,
+        brokers::nats::KIND,
+        brokers::rabbitmq::KIND,
+        brokers::kafka::KIND,
+        brokers::webhook::KIND,
+        brokers::inbox::KIND,
+    ]
 }

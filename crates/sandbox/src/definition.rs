@@ -26,6 +26,8 @@ pub struct Definition {
     pub duplicate_rules: Vec<DuplicateRule>,
     /// Objects whose changes are published as events, besides those that a project selects; `*` for all.
     pub change_data_capture: Vec<String>,
+    /// Channels of one's own, besides those of a project.
+    pub platform_event_channels: Vec<EventChannel>,
     /// Subscriptions whose position the org keeps.
     pub managed_event_subscriptions: Vec<ManagedSubscription>,
     /// Record locks.
@@ -64,6 +66,27 @@ impl Default for Organization {
             password_flow: false,
         }
     }
+}
+
+/// A channel that carries several events.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventChannel {
+    /// Its name, such as `Sales__chn`.
+    pub name: String,
+    /// What it carries.
+    pub members: Vec<EventChannelMember>,
+}
+
+/// An event that a channel carries.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventChannelMember {
+    /// Its name, such as `AccountChangeEvent` or `Order_Placed__e`.
+    pub event: String,
+    /// Fields that change events have on this channel though they did not change.
+    #[serde(default)]
+    pub enriched_fields: Vec<String>,
 }
 
 /// A managed event subscription.

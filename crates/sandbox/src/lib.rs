@@ -57,7 +57,7 @@ mod value;
 mod xml;
 
 pub use chaos::{Fault, Rule};
-pub use definition::{Definition, ManagedSubscription};
+pub use definition::{Definition, EventChannel, EventChannelMember, ManagedSubscription};
 pub use org::{Config, StartError};
 pub use project::ProjectError;
 pub use server::Sandbox;

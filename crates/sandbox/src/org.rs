@@ -1,7 +1,7 @@
 //! The org as a whole: its schema, its records, its sessions and its allowance.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -17,7 +17,7 @@ use crate::chaos::Chaos;
 use crate::cursors::Cursors;
 use crate::definition::{self, App, Definition};
 use crate::error::{Answered, ApiError};
-use crate::events::{Bus, Schemas, Streams, Transaction};
+use crate::events::{Bus, Channel, Member, Pending, Schemas, Streams, Transaction};
 use crate::faults::Faults;
 use crate::journal::Journal;
 use crate::locks::Locks;
@@ -169,6 +169,8 @@ pub(crate) struct Org {
     pub(crate) journal: Journal,
     /// Objects whose changes are published; `*` for all.
     selected: Vec<String>,
+    /// Channels of one's own.
+    pub(crate) channels: Vec<Arc<Channel>>,
     pub(crate) bus: Bus,
     pub(crate) schemas: Schemas,
     pub(crate) streams: Streams,
@@ -227,6 +229,7 @@ impl Org {
             chaos: Chaos::default(),
             journal: Journal::default(),
             selected: Vec::new(),
+            channels: Vec::new(),
             bus: Bus::default(),
             schemas: Schemas::default(),
             streams: Streams::default(),
@@ -235,9 +238,26 @@ impl Org {
         };
         org.seed().map_err(|error| StartError::Seed(error.message))?;
         org.selected = org.config.definition.change_data_capture.clone();
-        for folder in &org.config.projects {
-            org.selected.extend(project::selected(folder));
+        let mut members: Vec<(String, Member)> =
+            org.config.projects.iter().flat_map(|folder| project::channel_members(folder)).collect();
+        for channel in &org.config.definition.platform_event_channels {
+            members.extend(channel.members.iter().map(|member| {
+                let (event, enriched) = (member.event.clone(), member.enriched_fields.clone());
+                (channel.name.clone(), Member { event, enriched })
+            }));
         }
+        // What any channel carries is published.
+        org.selected.extend(members.iter().filter_map(
+            |(_, member)| match member.event.strip_suffix("__ChangeEvent") {
+                Some(stem) => Some(format!("{stem}__c")),
+                None => member.event.strip_suffix("ChangeEvent").map(str::to_owned),
+            },
+        ));
+        let mut channels: BTreeMap<String, Vec<Member>> = BTreeMap::new();
+        for (channel, member) in members.into_iter().filter(|(channel, _)| channel.ends_with("__chn")) {
+            channels.entry(channel).or_default().push(member);
+        }
+        org.channels = channels.into_iter().map(|(name, members)| Arc::new(Channel { name, members })).collect();
         if let Some(token) = org.config.access_token.clone() {
             org.open_session(token, org.system.clone());
         }
@@ -416,12 +436,29 @@ impl Org {
         let outer = AMBIENT.replace(std::ptr::from_ref(self).addr());
         let result = steps();
         AMBIENT.set(outer);
-        let records = records.borrow();
-        records.connection.execute_batch(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        let mut known = records.borrow_mut();
+        known.connection.execute_batch(if result.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        let mut anyway = std::mem::take(&mut known.transaction.lost);
         if result.is_ok() {
-            self.bus.tell(records.transaction.last);
+            self.bus.tell(known.transaction.last);
+        } else {
+            anyway.append(&mut known.transaction.immediate);
         }
+        drop(known);
+        drop(records);
+        self.publish_anyway(&anyway)?;
         Ok(result)
+    }
+
+    /// Publishes what is published though its transaction came to nothing.
+    fn publish_anyway(&self, events: &[Pending]) -> Answered<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.write(&self.system, |store| {
+            store.pending.extend(events.iter().cloned());
+            Ok(())
+        })
     }
 
     /// True inside [`Org::transaction`].
@@ -470,6 +507,7 @@ impl Org {
                 touched: Vec::new(),
                 contended: false,
                 selected: &self.selected,
+                channels: &self.channels,
                 schemas: &self.schemas,
                 pending: Vec::new(),
             };
@@ -479,6 +517,8 @@ impl Org {
             {
                 result = Err(error);
             }
+            let pending = std::mem::take(&mut store.pending);
+            let immediate: Vec<Pending> = pending.into_iter().filter(|event| store.is_immediate(event)).collect();
             let (touched, contended) = (std::mem::take(&mut store.touched), store.contended);
             if contended && !nested && std::time::Instant::now() < deadline {
                 connection.execute_batch("ROLLBACK")?;
@@ -493,6 +533,10 @@ impl Org {
                 (true, true) => "RELEASE step",
                 (true, false) => "ROLLBACK TO step; RELEASE step",
             })?;
+            if result.is_err() && nested {
+                transaction.lost.extend(immediate);
+                return result;
+            }
             if result.is_ok() && !nested && transaction.last > 0 {
                 self.sweep_events(connection, transaction.last)?;
                 self.bus.tell(transaction.last);
@@ -502,6 +546,12 @@ impl Org {
                 drop(records);
                 drop(guard);
                 self.locks.pass();
+                return result;
+            }
+            if result.is_err() {
+                drop(records);
+                drop(guard);
+                self.publish_anyway(&immediate)?;
             }
             return result;
         }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::events::Member;
 use crate::schema::{Field, Kind, LookupFilter, Object, PicklistValue, RecordType, Schema, new_object};
 use crate::xml::{Node, tree};
 
@@ -52,30 +53,36 @@ pub(crate) fn load(schema: &mut Schema, folder: &Path) -> Result<Vec<String>, Pr
     Ok(notes)
 }
 
-/// Returns the objects whose changes a project lets the org publish, by its channel members.
-pub(crate) fn selected(folder: &Path) -> Vec<String> {
-    let mut objects = Vec::new();
+/// Returns the members of channels that a project has: the channel, which is `ChangeEvents` for the one that every org has,
+/// with the event and the fields that it adds.
+pub(crate) fn channel_members(folder: &Path) -> Vec<(String, Member)> {
+    let mut members = Vec::new();
     let mut folders = vec![(folder.to_owned(), 0)];
     while let Some((folder, depth)) = folders.pop() {
         for path in entries(&folder).unwrap_or_default() {
             let is_member = path.to_string_lossy().ends_with(".platformEventChannelMember-meta.xml");
             if path.is_dir() && depth < 12 {
                 folders.push((path, depth + 1));
-            } else if let Some(event) = is_member.then(|| member(&path)).flatten() {
-                objects.push(match event.strip_suffix("__ChangeEvent") {
-                    Some(stem) => format!("{stem}__c"),
-                    None => event.strip_suffix("ChangeEvent").unwrap_or(&event).to_owned(),
-                });
+            } else if is_member {
+                members.extend(member(&path));
             }
         }
     }
-    objects
+    members
 }
 
-/// Returns the event that a channel member selects.
-fn member(path: &Path) -> Option<String> {
+fn member(path: &Path) -> Option<(String, Member)> {
     let text = read(path).ok()?;
-    tree(&text).ok()?.text("selectedEntity").map(str::to_owned)
+    let xml = tree(&text).ok()?;
+    let enriched = xml
+        .children
+        .iter()
+        .filter(|node| node.tag == "enrichedFields")
+        .filter_map(|field| field.text("name"))
+        .map(str::to_owned)
+        .collect();
+    let event = xml.text("selectedEntity")?.to_owned();
+    Some((xml.text("eventChannel").unwrap_or("ChangeEvents").to_owned(), Member { event, enriched }))
 }
 
 fn read(path: &Path) -> Result<String, ProjectError> {
@@ -171,6 +178,7 @@ fn custom_object(schema: &Schema, name: &str, xml: Option<&Node>) -> Object {
     if kind == 'e' {
         // Published, and then nobody's.
         (object.updateable, object.deletable) = (false, false);
+        object.immediate = xml.and_then(|xml| xml.text("publishBehavior")) == Some("PublishImmediately");
         for (name, kind, length) in [("ReplayId", Kind::String, 1000), ("EventUuid", Kind::String, 36)] {
             let mut field = Field::new(name, name, kind);
             (field.custom, field.nillable, field.length) = (false, true, length);

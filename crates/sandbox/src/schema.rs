@@ -244,6 +244,8 @@ pub(crate) struct Object {
     pub(crate) createable: bool,
     pub(crate) updateable: bool,
     pub(crate) deletable: bool,
+    /// True for platform events that are published whatever becomes of the transaction.
+    pub(crate) immediate: bool,
     pub(crate) record_types: Vec<RecordType>,
     /// In the order of the describe.
     pub(crate) fields: Vec<Field>,
@@ -398,6 +400,7 @@ pub(crate) fn new_object(name: &str, prefix: &str, label: &str, plural: &str, se
         createable: !setup || matches!(name, "User" | "PermissionSetAssignment" | "Group" | "GroupMember"),
         updateable: !setup || matches!(name, "User" | "Group"),
         deletable: !setup,
+        immediate: false,
         record_types: Vec::new(),
         fields,
     }

@@ -1,6 +1,7 @@
 //! The org's records: a SQLite table an object, and the rules by which records change.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
@@ -9,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::chaos::{Chaos, Fault, Subject};
 use crate::content;
 use crate::error::{Answered, ApiError};
-use crate::events::{ChangeKind, Pending, Schemas};
+use crate::events::{ChangeKind, Channel, PUSH_TOPIC, Pending, Schemas, with_defaults};
 use crate::id;
 use crate::locks::{Locks, contended};
 use crate::schema::{Field, Kind, Object, Schema};
@@ -113,6 +114,8 @@ pub(crate) struct Store<'o> {
     pub(crate) contended: bool,
     /// Objects whose changes are published; `*` for all.
     pub(crate) selected: &'o [String],
+    /// Channels, which may add fields to what is published.
+    pub(crate) channels: &'o [Arc<Channel>],
     pub(crate) schemas: &'o Schemas,
     /// What is published when the transaction ends well.
     pub(crate) pending: Vec<Pending>,
@@ -184,6 +187,11 @@ impl Store<'_> {
         if !object.createable {
             return Err(forbidden());
         }
+        let filled = (object.name == PUSH_TOPIC).then(|| with_defaults(written));
+        let written = filled.as_ref().unwrap_or(written);
+        if object.name == PUSH_TOPIC {
+            self.check_topic(written)?;
+        }
         let mut row = self.checked(object, written, true)?;
         let missing: Vec<&str> = object
             .stored()
@@ -254,6 +262,9 @@ impl Store<'_> {
         self.require_alive(object, &id)?;
         if !object.updateable {
             return Err(forbidden());
+        }
+        if object.name == PUSH_TOPIC {
+            self.check_topic(values)?;
         }
         let mut row = self.checked(object, values, false)?;
         self.lock(object, Some(&id), &row)?;

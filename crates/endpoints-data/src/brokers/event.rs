@@ -35,7 +35,8 @@ pub(super) fn message(connection: &str, entity: &str, envelope: Envelope, record
     let mut data = Vec::new();
     json::write(&mut data, records, row).map_err(broken)?;
     let stamp = format!("{entity}\n{key}\n{}\n{}", op == Op::Delete, now.timestamp_micros());
-    let id = format!("{:016x}{:016x}", model::digest(stamp.as_bytes()), model::digest(&data));
+    let print = model::digest(&data);
+    let id = format!("{:016x}{print:016x}", model::digest(stamp.as_bytes()));
     let kind = format!("bridgehead.{entity}{}", if op == Op::Delete { DELETED } else { ".changed" });
     let source = format!("/bridgehead/{connection}");
     let time = now.to_rfc3339_opts(SecondsFormat::Micros, true);
@@ -61,7 +62,7 @@ pub(super) fn message(connection: &str, entity: &str, envelope: Envelope, record
         ("subject", key.clone()),
         ("time", time),
     ];
-    Ok(Message { key, id, op, content_type, body: body.map(Bytes::from), attributes })
+    Ok(Message { key, id, data: print, op, content_type, body: body.map(Bytes::from), attributes })
 }
 
 /// Returns an attribute of an event that stands in the headers.

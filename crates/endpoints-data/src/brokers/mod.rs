@@ -1,14 +1,17 @@
-//! Brokers: queues and logs of messages, each of which says what became of a record.
+//! Brokers: queues and logs of messages, each of which says what became of a record; webhooks are as good as they.
 //!
 //! A message is a CloudEvent with the record for its data; whoever reads the queue needs not know us. What is published
 //! counts as written when the broker has it, and what is consumed is given back to the broker when it has an outcome: a
 //! crash in between tells it again.
 
 mod event;
+pub mod inbox;
 pub mod kafka;
 mod listen;
 pub mod nats;
 pub mod rabbitmq;
+mod signature;
+pub mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,6 +55,8 @@ struct Message {
     key: String,
     /// Another for each message.
     id: String,
+    /// Fingerprint of the record.
+    data: u64,
     op: Op,
     content_type: &'static str,
     /// None for a bare deletion.

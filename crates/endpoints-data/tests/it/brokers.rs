@@ -215,3 +215,143 @@ fn a_broker_that_is_set_up_wrong_says_where() {
         assert!(error.to_string().contains(said) && !error.to_string().contains("u:p"), "{error}");
     }
 }
+
+/// The headers and the body of a request.
+type Got = (Vec<(String, String)>, Vec<u8>);
+
+/// A receiver of webhooks that answers as it is told, and notes what it got.
+struct Receiver {
+    address: std::net::SocketAddr,
+    got: Arc<std::sync::Mutex<Vec<Got>>>,
+    answers: Arc<std::sync::Mutex<Vec<u16>>>,
+    served: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.served.abort();
+    }
+}
+
+impl Receiver {
+    /// Starts one; the last of its answers is taken first, and without any it takes everything.
+    async fn start(answers: &[u16]) -> Result<Self, Failed> {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let got = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let answers = Arc::new(std::sync::Mutex::new(answers.to_vec()));
+        let (noted, next) = (Arc::clone(&got), Arc::clone(&answers));
+        let receive = async move |headers: axum::http::HeaderMap, body: axum::body::Bytes| {
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+            noted.lock().expect("a lock").push((headers.collect(), body.to_vec()));
+            let status = next.lock().expect("a lock").pop().unwrap_or(204);
+            axum::http::StatusCode::from_u16(status).expect("a status")
+        };
+        let routes = axum::Router::new().route("/in/{entity}", axum::routing::post(receive));
+        let served = tokio::spawn(async move { axum::serve(listener, routes).await.expect("it serves") });
+        Ok(Self { address, got, answers, served })
+    }
+
+    fn got(&self, name: &str) -> Vec<String> {
+        let got = self.got.lock().expect("a lock");
+        let header = |headers: &[(String, String)]| {
+            headers.iter().find(|(known, _)| known == name).map_or(String::new(), |(_, value)| value.clone())
+        };
+        got.iter().map(|(headers, _)| header(headers)).collect()
+    }
+}
+
+#[tokio::test]
+async fn webhooks_are_signed_sent_again_with_the_same_id_and_given_up_for_good_reasons() -> Result<(), Failed> {
+    let receiver = Receiver::start(&[]).await?;
+    let url = format!("http://{}/in/{{entity}}", receiver.address);
+    let config = json!({"url": url, "secrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], "at_once": 1, "authorization": "Bearer t"});
+    let webhook = open(endpoints_data::brokers::webhook::KIND, config)?;
+    let rows = [("C-1", 1, None), ("C-2", 2, Some("Köln")), ("C-3", 3, None)];
+    let changes = ChangeBatch::upserts(records(&rows)?, None);
+    // The second is put off: it alone is sent again, and known by its id.
+    *receiver.answers.lock().expect("a lock") = vec![200, 429, 200];
+    let error = webhook.write(&target("orders"), &changes).await.expect_err("put off");
+    assert!(error.class().is_transient(), "{error}");
+    let written = webhook.write(&target("orders"), &changes).await?;
+    assert_eq!(written, vec![Outcome::Applied { created: false, id: None }; 3]);
+    let (keys, ids) = (receiver.got("bridgehead-key"), receiver.got("webhook-id"));
+    assert_eq!(keys, ["C-1", "C-2", "C-3", "C-2"]);
+    assert_eq!(ids[1], ids[3]);
+    assert!(ids[0] != ids[1] && ids[1] != ids[2]);
+    assert_eq!(receiver.got("authorization"), vec!["Bearer t"; 4]);
+    assert!(receiver.got("webhook-signature").iter().all(|signature| signature.starts_with("v1,")));
+    let body: Value = serde_json::from_slice(&receiver.got.lock().expect("a lock")[1].1)?;
+    assert_eq!((&body["type"], &body["data"]["note"]), (&json!("bridgehead.orders.changed"), &json!("Köln")));
+    // The same change later is another message.
+    webhook.write(&target("orders"), &changes).await?;
+    assert!(!ids.contains(&receiver.got("webhook-id")[4]));
+    // What is refused is a dead letter; a receiver that is gone ends the sync.
+    *receiver.answers.lock().expect("a lock") = vec![200, 422, 200];
+    let written = webhook.write(&target("orders"), &changes).await?;
+    assert!(matches!(&written[1], Outcome::Refused(error) if error.message.contains("422")), "{written:?}");
+    *receiver.answers.lock().expect("a lock") = vec![200, 200, 410];
+    assert_eq!(webhook.write(&target("orders"), &changes).await.expect_err("gone").class(), Class::Mapping);
+    Ok(())
+}
+
+#[tokio::test]
+async fn webhooks_of_others_are_kept_before_they_are_answered() -> Result<(), Failed> {
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+    let (state, entity) = (tempfile::tempdir()?, "orders");
+    let config = json!({"listen": free, "secrets": ["a secret"], "signature": "hub", "entities": {
+        "orders": {"key": "id", "fields": {"id": "text", "total": "decimal(18,2)", "note": "text"}}}});
+    let fields: Vec<String> = ["id", "total", "note"].map(str::to_owned).to_vec();
+    let open = || crate::open_in(endpoints_data::brokers::inbox::KIND, config.clone(), state.path());
+    let client = outbound::Client::new(outbound::Settings::default())?;
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, b"a secret");
+    let send = async |path: &str, id: &str, body: &str, signed: &str| -> Result<u16, Failed> {
+        let tag = aws_lc_rs::hmac::sign(&key, signed.as_bytes());
+        let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut request = outbound::Request::new("POST", format!("http://{free}/hooks/{path}"));
+        request.body = outbound::Body::Bytes(body.to_owned().into());
+        let request = request.header("x-hub-signature-256", format!("sha256={hex}")).header("x-github-delivery", id);
+        Ok(client.send(&request).await?.status())
+    };
+    let inbox = open()?;
+    let mut notices = inbox.listen(&orders(entity), "id", &fields).await?;
+    let one = r#"{"id":"C-1","total":1.05,"note":"Köln"}"#;
+    assert_eq!(send("orders", "1", one, one).await?, 202);
+    assert_eq!(send("orders", "1", one, one).await?, 202, "sent twice, and taken once");
+    assert_eq!(send("orders", "2", one, "another body").await?, 401);
+    assert_eq!(send("others", "3", one, one).await?, 404);
+    let large = "x".repeat((1 << 20) + 1);
+    assert_eq!(send("orders", "4", &large, &large).await?, 413);
+    let list = r#"[{"id":"C-2"},{"id":"C-3"},17]"#;
+    assert_eq!(send("orders", "5", list, list).await?, 202);
+    let (rows, bad) = taken(&mut notices, 4, false).await?;
+    let keys: Vec<&str> = rows.iter().map(|row| row.0.as_str()).collect();
+    assert_eq!((keys, bad.len()), (vec!["C-1", "C-2", "C-3"], 1));
+    // The process ends before anything has an outcome: all of it is there in the next.
+    drop((notices, inbox));
+    let inbox = open()?;
+    let mut notices = inbox.listen(&orders(entity), "id", &fields).await?;
+    // Another sync of the same connection shares the server.
+    let other = open()?;
+    drop(other.listen(&orders(entity), "id", &fields).await?);
+    assert_eq!(send("orders", "5", list, list).await?, 202, "known from before");
+    let (rows, _) = taken(&mut notices, 4, true).await?;
+    assert_eq!(rows[0], ("C-1".to_owned(), Op::Upsert, Some("1.05".to_owned()), Some("Köln".to_owned())));
+    drop((notices, inbox, other));
+    let read = endpoint::Read {
+        entity: orders(entity),
+        fields,
+        filter: None,
+        window: None,
+        from: None,
+        deleted: false,
+        batch_rows: 10,
+    };
+    assert_eq!(open()?.count(&read).await?, 0, "what has an outcome is forgotten");
+    let wide = json!({"listen": "0.0.0.0:1", "entities": {}});
+    let error = crate::open(endpoints_data::brokers::inbox::KIND, wide).err().ok_or("it opens")?;
+    assert!(error.to_string().contains("name the `secrets`"), "{error}");
+    Ok(())
+}

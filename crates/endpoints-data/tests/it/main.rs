@@ -90,9 +90,16 @@ impl endpoint::Journal for Plain {
 }
 
 fn open(kind: endpoint::Kind, config: serde_json::Value) -> endpoint::Result<Arc<dyn endpoint::Endpoint>> {
+    open_in(kind, config, std::path::Path::new("."))
+}
+
+fn open_in(
+    kind: endpoint::Kind,
+    config: serde_json::Value,
+    state: &std::path::Path,
+) -> endpoint::Result<Arc<dyn endpoint::Endpoint>> {
     let here = std::path::Path::new(".");
-    let setup =
-        endpoint::Setup { name: "test", folder: here, state: here, references: &Plain, journal: Arc::new(Plain) };
+    let setup = endpoint::Setup { name: "test", folder: here, state, references: &Plain, journal: Arc::new(Plain) };
     (kind.open)(config, &setup)
 }
 

@@ -18,6 +18,8 @@ use crate::schema::{Object, Schema};
 
 /// How long an event can be had. Source: Pub/Sub API guide, event retention.
 const RETENTION_HOURS: i64 = 72;
+/// The same of generic events and `PushTopic`s. Source: Streaming API guide.
+const OLDER_RETENTION_HOURS: i64 = 24;
 /// Events after which old ones are looked for, about.
 const SWEEP: i64 = 1_000;
 
@@ -66,12 +68,63 @@ pub(crate) enum Topics {
     Changes,
     /// One event.
     One(String),
+    /// The events of a channel of one's own.
+    Several(Arc<Channel>),
+    /// Generic events, or those of a `PushTopic`.
+    Older(String),
+}
+
+/// A channel of one's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Channel {
+    /// Its name, which ends with `__chn`.
+    pub(crate) name: String,
+    /// What it carries, in the order of their names.
+    pub(crate) members: Vec<Member>,
+}
+
+/// An event that a channel carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Its name, such as `AccountChangeEvent`.
+    pub(crate) event: String,
+    /// Fields that it always has there, with their values.
+    pub(crate) enriched: Vec<String>,
+}
+
+/// Where a change event holds, besides what it tells, fields that channels add.
+pub(crate) const ENRICHED: &str = "~enriched";
+
+/// Adds to an event what its channel adds, and takes away what is meant for others.
+fn enrich(mut event: Event, topics: &Topics) -> Event {
+    let Some(Value::Object(added)) = event.payload.as_object_mut().and_then(|fields| fields.remove(ENRICHED)) else {
+        return event;
+    };
+    let Topics::Several(channel) = topics else { return event };
+    let Some(member) = channel.members.iter().find(|member| member.event == event.topic) else { return event };
+    let Value::Object(fields) = &mut event.payload else { return event };
+    for (path, value) in added.into_iter().filter(|(path, _)| member.enriched.contains(path)) {
+        match path.split_once('.') {
+            None => drop(fields.entry(path).or_insert(value)),
+            Some((whole, part)) => {
+                if let Value::Object(parts) = fields.entry(whole).or_insert_with(|| json!({})) {
+                    parts.entry(part).or_insert(value);
+                }
+            }
+        }
+    }
+    event
 }
 
 /// Returns what a channel carries; `None` where this user knows no such channel.
-pub(crate) fn topics(channel: &str, seen: &Schema) -> Option<Topics> {
+pub(crate) fn topics(channel: &str, seen: &Schema, own: &[Arc<Channel>]) -> Option<Topics> {
     if channel.eq_ignore_ascii_case("/data/ChangeEvents") {
         return Some(Topics::Changes);
+    }
+    if let Some((kind, name)) = channel.rsplit_once('/').filter(|(_, name)| name.ends_with("__chn")) {
+        let known = own.iter().find(|known| known.name.eq_ignore_ascii_case(name))?;
+        let of_changes = known.members.iter().all(|member| member.event.ends_with("ChangeEvent"));
+        return (kind == if of_changes { "/data" } else { "/event" }).then(|| Topics::Several(Arc::clone(known)));
     }
     if let Some(name) = channel.strip_prefix("/data/") {
         let object = match name.strip_suffix("__ChangeEvent") {
@@ -96,6 +149,17 @@ pub(crate) struct Event {
 
 /// Returns an event as a caller may see it: without fields that are hidden from him.
 fn visible(mut event: Event, caller: &Caller) -> Option<Event> {
+    if event.topic.starts_with('/') {
+        // A record by a query: as far as the caller sees its object.
+        let object = event.payload.as_object_mut()?.remove("object");
+        if let Some(object) = object.as_ref().and_then(Value::as_str)
+            && let Some(Value::Object(fields)) = event.payload.get_mut("sobject")
+        {
+            let object = caller.schema.object(object)?;
+            fields.retain(|name, _| object.field(name).is_some());
+        }
+        return Some(event);
+    }
     if caller.admin {
         return Some(event);
     }
@@ -185,7 +249,7 @@ impl Org {
     ) -> Answered<(Vec<Event>, Option<i64>)> {
         let events = self.kept(topics, behind, limit)?;
         let last = events.last().map(|event| event.replay);
-        let seen = events.into_iter().filter_map(|event| visible(event, caller));
+        let seen = events.into_iter().filter_map(|event| visible(enrich(event, topics), caller));
         Ok((self.disturbed(seen), last))
     }
 
@@ -251,11 +315,18 @@ impl Org {
     }
 
     fn kept(&self, topics: &Topics, behind: i64, limit: usize) -> Answered<Vec<Event>> {
-        let oldest = self.oldest_moment();
+        let mut oldest = self.oldest_moment();
+        if matches!(topics, Topics::Older(_)) {
+            oldest += (RETENTION_HOURS - OLDER_RETENTION_HOURS) * 3_600_000;
+        }
         self.read(|connection| {
             let (condition, topic) = match topics {
-                Topics::Changes => ("topic LIKE '%ChangeEvent' AND ?1 = ''", ""),
-                Topics::One(topic) => ("topic = ?1", topic.as_str()),
+                Topics::Changes => ("topic LIKE '%ChangeEvent' AND ?1 = ''", String::new()),
+                Topics::One(topic) | Topics::Older(topic) => ("topic = ?1", topic.clone()),
+                Topics::Several(channel) => {
+                    let events: Vec<&str> = channel.members.iter().map(|member| member.event.as_str()).collect();
+                    ("topic IN (SELECT value FROM json_each(?1))", json!(events).to_string())
+                }
             };
             let sql = format!(
                 "SELECT replay, uuid, schema, payload, topic FROM _event WHERE {condition} AND replay > ?2 AND at >= ?3

@@ -7,6 +7,7 @@ use rusqlite::params;
 use rusqlite::types::Value as Sql;
 use serde_json::{Map, Value, json};
 
+use super::bus::ENRICHED;
 use crate::chaos::{Fault, Subject};
 use crate::error::Answered;
 use crate::schema::{Field, Object};
@@ -67,7 +68,7 @@ impl Kind {
 }
 
 /// An event that is published when its transaction ends well.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Pending {
     /// Records changed alike.
     Change {
@@ -78,6 +79,8 @@ pub(crate) enum Pending {
         changed: Vec<String>,
         nulled: Vec<String>,
     },
+    /// A generic event, or one of a `PushTopic`, on its channel.
+    Older { topic: String, payload: Value },
     /// A platform event, by its id.
     Platform { object: String, id: String, fields: Map<String, Value> },
 }
@@ -91,6 +94,10 @@ pub(crate) struct Transaction {
     first: i64,
     /// Number of its last event.
     pub(crate) last: i64,
+    /// What is published though the transaction comes to nothing.
+    pub(crate) immediate: Vec<Pending>,
+    /// The same, of steps that came to nothing in it.
+    pub(crate) lost: Vec<Pending>,
 }
 
 impl Object {
@@ -136,7 +143,7 @@ impl Store<'_> {
 
     /// Returns the fields of a row whose values differ from what is stored.
     pub(crate) fn differing(&self, object: &Object, id: &str, row: &[(&Field, Sql)]) -> Answered<Vec<String>> {
-        if !self.publishes(object) || row.is_empty() {
+        if row.is_empty() || !self.is_watched(object)? {
             return Ok(Vec::new());
         }
         let names: Vec<String> = row.iter().map(|(field, _)| quoted(&field.name)).collect();
@@ -151,6 +158,7 @@ impl Store<'_> {
 
     /// Notes that a record was changed; `changed` names the fields of an update.
     pub(crate) fn note(&mut self, object: &Object, id: &str, kind: Kind, changed: &[String]) -> Answered<()> {
+        self.note_topics(object, id, kind, changed)?;
         if !self.publishes(object) || (kind == Kind::Update && changed.is_empty()) {
             return Ok(());
         }
@@ -194,6 +202,10 @@ impl Store<'_> {
                 }
             }
         }
+        let added = self.enriched(object, id, kind)?;
+        if !added.is_empty() {
+            fields.insert(ENRICHED.to_owned(), Value::Object(added));
+        }
         let id = id.to_owned();
         // What was done alike to several records in one step is one event.
         if let Some(Pending::Change { object: last, ids, kind: same, fields: known, nulled: empty, .. }) =
@@ -217,6 +229,33 @@ impl Store<'_> {
             nulled,
         });
         Ok(())
+    }
+
+    /// Returns the fields that channels add to an event that does not tell all of a record.
+    fn enriched(&self, object: &Object, id: &str, kind: Kind) -> Answered<Map<String, Value>> {
+        let mut added = Map::new();
+        if !matches!(kind, Kind::Update | Kind::Delete) {
+            return Ok(added);
+        }
+        let event = object.change_event();
+        let members = self.channels.iter().flat_map(|channel| &channel.members).filter(|member| member.event == event);
+        for path in members.flat_map(|member| &member.enriched) {
+            let is = |field: &&Field| match path_of(object, field) {
+                (Some(whole), part) => *path == format!("{whole}.{part}"),
+                (None, name) => *path == name,
+            };
+            let Some(field) = object.stored().find(is) else { continue };
+            let sql = format!("SELECT {} FROM {} WHERE \"Id\"=?", quoted(&field.name), quoted(&object.name));
+            let mut statement = self.connection.prepare_cached(&sql)?;
+            let mut rows = statement.query([id])?;
+            if let Some(row) = rows.next()? {
+                let value = value::json(field.kind, row.get_ref(0)?);
+                if !value.is_null() {
+                    added.insert(path.clone(), value);
+                }
+            }
+        }
+        Ok(added)
     }
 
     /// Returns the id of the schema of an object's events; whoever reads one later finds it under this id.
@@ -257,9 +296,18 @@ impl Store<'_> {
         told
     }
 
+    /// True for an event that is published whatever becomes of the transaction.
+    pub(crate) fn is_immediate(&self, event: &Pending) -> bool {
+        match event {
+            Pending::Platform { object, .. } => self.all.object(object).is_some_and(|object| object.immediate),
+            _ => false,
+        }
+    }
+
     /// Keeps what is to be published, in the transaction that it tells of.
     pub(crate) fn publish(&mut self, transaction: &mut Transaction, at: i64) -> Answered<()> {
         let pending = std::mem::take(&mut self.pending);
+        transaction.immediate.extend(pending.iter().filter(|event| self.is_immediate(event)).cloned());
         for event in self.overflowing(pending) {
             if transaction.events == 0 {
                 let serial: i64 = self.connection.query_row(
@@ -272,6 +320,10 @@ impl Store<'_> {
             }
             transaction.events += 1;
             let (topic, uuid, schema, payload) = match event {
+                Pending::Older { topic, payload } => {
+                    let uuid = uuid_of(&format!("{}-{}", transaction.key, transaction.events));
+                    (topic, uuid, String::new(), payload)
+                }
                 Pending::Platform { object, id, mut fields } => {
                     let schema = self.event_schema(&object)?;
                     fields.insert("CreatedDate".to_owned(), json!(value::rest_datetime(&self.now)));

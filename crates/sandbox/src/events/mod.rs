@@ -5,15 +5,17 @@ mod changes;
 mod pubsub;
 mod schemas;
 mod streaming;
+mod topics;
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::pedantic, missing_docs, unreachable_pub, reason = "written by a program")]
 mod wire;
 
-pub(crate) use bus::{Bus, migrate};
+pub(crate) use bus::{Bus, Channel, Member, migrate};
 pub(crate) use changes::{Kind as ChangeKind, Pending, Transaction, set_origin};
 pub(crate) use pubsub::{PATH as PUBSUB, service as pubsub};
 pub(crate) use schemas::Schemas;
 pub(crate) use streaming::Streams;
+pub(crate) use topics::{CHANNEL, PUSH_TOPIC, with_defaults};
 
 use serde_json::{Value, json};
 

@@ -197,7 +197,7 @@ impl Service {
     }
 
     fn topics(&self, caller: &Caller, topic: &str) -> Result<Topics, Status> {
-        topics(topic, &caller.schema).ok_or_else(|| {
+        topics(topic, &caller.schema, &self.org.channels).ok_or_else(|| {
             let message = format!("The topic {topic:?} does not exist or you have no access to it.");
             self.status(Code::NotFound, "topic.not.found", message)
         })
@@ -500,7 +500,7 @@ impl PubSub for Service {
         let client = self.client(request.metadata())?;
         let topic = request.into_inner().topic_name;
         let object = match self.topics(&client.caller, &topic)? {
-            Topics::Changes => None,
+            Topics::Changes | Topics::Several(_) | Topics::Older(_) => None,
             Topics::One(event) => client.caller.schema.objects().find(|object| object.tells(&event)).cloned(),
         };
         let schema_id = match &object {

@@ -154,7 +154,13 @@ impl Org {
                              "subscription": channel});
             let begin = message["ext"]["replay"][channel].as_i64().unwrap_or(-1);
             let begins = if message["channel"] == "/meta/subscribe" {
-                let Some(topics) = topics(channel, &call.caller.schema) else {
+                let older = channel.starts_with("/topic/") || channel.starts_with("/u/");
+                let known = if older {
+                    self.has_older(channel).then(|| Topics::Older(channel.to_owned()))
+                } else {
+                    topics(channel, &call.caller.schema, &self.channels)
+                };
+                let Some(topics) = known else {
                     let error = "404::The channel you requested to subscribe to does not exist";
                     return refusal(&one, error, "none");
                 };
@@ -237,8 +243,12 @@ impl Org {
             let Ok((events, last)) = self.published(&caller, &topics, behind, EVENTS) else { continue };
             reached.extend(last.map(|last| (channel.clone(), last)));
             found.extend(events.into_iter().map(|event| {
-                let data = json!({"schema": event.schema, "payload": event.payload,
-                                  "event": {"replayId": event.replay, "EventUuid": event.uuid}});
+                let mut data = json!({"schema": event.schema, "payload": event.payload,
+                                      "event": {"replayId": event.replay, "EventUuid": event.uuid}});
+                if matches!(topics, Topics::Older(_)) {
+                    data = event.payload;
+                    data["event"]["replayId"] = json!(event.replay);
+                }
                 (event.replay, json!({"channel": channel, "clientId": id, "data": data}))
             }));
         }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::query::all_fields;
 use super::{Answer, Call, link, not_allowed, version_number};
 use crate::error::{Answered, ApiError};
+use crate::events::CHANNEL;
 use crate::id;
 use crate::org::{Org, entries};
 use crate::schema::{Field, Kind, Object};
@@ -49,6 +50,7 @@ impl Org {
             ("GET", ["describe", part, ..] | [part @ ("listviews" | "quickActions" | "defaultValues"), ..]) => {
                 self.object_outline(call, version, object, part, rest)
             }
+            ("POST", [id, "push"]) if object.name == CHANNEL => self.push(call, &existing_id(object, id)?),
             ("GET", ["eventSchema"]) if object.is_event() => self.event_schema(call, object),
             ("GET", ["updated"]) => self.replicated(call, object, false),
             ("GET", ["deleted"]) => self.replicated(call, object, true),

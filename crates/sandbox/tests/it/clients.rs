@@ -72,6 +72,23 @@ async fn telling() -> Result<Sandbox, Failed> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn python_s_cometd_client_listens_to_the_sandbox() -> Result<(), Failed> {
+    crate::provider();
+    let mut config = Config { projects: vec![here("../../../shared/data/ebikes-lwc")], ..Config::default() };
+    config.definition.change_data_capture = vec!["Account".to_owned()];
+    let member = |event: &str, fields: &[&str]| sandbox::EventChannelMember {
+        event: event.to_owned(),
+        enriched_fields: fields.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    config.definition.platform_event_channels = vec![sandbox::EventChannel {
+        name: "Sales__chn".to_owned(),
+        members: vec![member("AccountChangeEvent", &["AccountNumber"]), member("ContactChangeEvent", &[])],
+    }];
+    let sandbox = Sandbox::start(config).await?;
+    judged_at(&sandbox, Command::new(setting("BRIDGEHEAD_TEST_PYTHON")?), "aiosfstream_client.py", &[], 6).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn node_s_pubsub_client_listens_to_the_sandbox() -> Result<(), Failed> {
     let sandbox = telling().await?;
     let modules = setting("BRIDGEHEAD_TEST_NODE_MODULES")?;

@@ -141,3 +141,52 @@ async fn nobody_listens_without_a_session_or_to_what_is_hidden() -> Result<(), F
     assert_eq!(broken.0, 400);
     Ok(())
 }
+
+/// A project of two platform events: one is published at once, one with its transaction.
+fn two_events() -> Result<tempfile::TempDir, Failed> {
+    let folder = tempfile::tempdir()?;
+    let project = json!({"packageDirectories": [{"path": "app", "default": true}]});
+    std::fs::write(folder.path().join("sfdx-project.json"), project.to_string())?;
+    for (name, behavior) in [("Now__e", "PublishImmediately"), ("Later__e", "PublishAfterCommit")] {
+        let object = folder.path().join("app/main/objects").join(name);
+        std::fs::create_dir_all(object.join("fields"))?;
+        let meta = |kind: &str, inner: &str| {
+            format!("<?xml version=\"1.0\"?><{kind} xmlns=\"http://soap.sforce.com/2006/04/metadata\">{inner}</{kind}>")
+        };
+        let event = format!(
+            "<eventType>HighVolume</eventType><label>{name}</label><publishBehavior>{behavior}</publishBehavior>"
+        );
+        std::fs::write(object.join(format!("{name}.object-meta.xml")), meta("CustomObject", &event))?;
+        let field = "<fullName>What__c</fullName><label>What</label><type>Text</type><length>80</length>";
+        std::fs::write(object.join("fields/What__c.field-meta.xml"), meta("CustomField", field))?;
+    }
+    Ok(folder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_are_published_at_once_are_told_though_their_transaction_comes_to_nothing() -> Result<(), Failed> {
+    crate::provider();
+    let project = two_events()?;
+    let config = Config { projects: vec![project.path().to_owned()], ..Config::default() };
+    let sandbox = Sandbox::start(config).await?;
+    let client = Client::sign_in(&sandbox).await?;
+    let listener = Listener::new(&client).await?;
+    for channel in ["/event/Now__e", "/event/Later__e"] {
+        assert_eq!(listener.subscribe(channel, -1).await?["successful"], true);
+    }
+    let events = |last: Value| {
+        let post = |id: &str, object: &str, body: Value| json!({"method": "POST", "url": format!("/services/data/v66.0/sobjects/{object}"), "referenceId": id, "body": body});
+        json!({"allOrNone": true, "compositeRequest": [
+            post("a", "Now__e", json!({"What__c": "first"})), post("b", "Later__e", json!({"What__c": "second"})),
+            post("c", "Account", last)]})
+    };
+    client.call("POST", "/composite", Some(&events(json!({})))).await?;
+    let told: Vec<Value> =
+        listener.events().await?.into_iter().map(|event| event["payload"]["What__c"].clone()).collect();
+    assert_eq!(told, ["first"], "the account has no name: all else is taken back");
+    client.call("POST", "/composite", Some(&events(json!({"Name": "Acme"})))).await?;
+    let told: Vec<Value> =
+        listener.events().await?.into_iter().map(|event| event["payload"]["What__c"].clone()).collect();
+    assert_eq!(told, ["first", "second"]);
+    Ok(())
+}

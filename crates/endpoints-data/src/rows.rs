@@ -89,6 +89,13 @@ impl Rows {
         self.unreadable.push(Unreadable { key: key.filter(|key| !key.is_empty()).unwrap_or(place), record, error });
     }
 
+    /// Keeps a text more with the row that was set aside last.
+    pub(crate) fn keep(&mut self, name: &str, text: String) {
+        if let Some(row) = self.unreadable.last_mut() {
+            row.record.push((name.to_owned(), Some(text)));
+        }
+    }
+
     /// Returns the rows added since the last call.
     pub(crate) fn finish(&mut self, position: Option<Position>) -> Result<ChangeBatch, ArrowError> {
         let arrays = self.columns.iter_mut().map(Column::finish).collect();

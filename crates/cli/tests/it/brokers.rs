@@ -105,6 +105,7 @@ async fn messages_reach_salesforce_and_bad_ones_wait_for_a_person() -> Result<()
     bench.expect(&["run", "heard"], 3, &["1 created", "1 dead letters"]).await?;
     assert_eq!(account(bench, "S-1", "BillingCity").await?, json!("Ulm"), "of several messages the last counts");
     bench.expect(&["dead-letters", "list"], 0, &["NOT_READABLE", "is no JSON object"]).await?;
+    bench.expect(&["dead-letters", "show", "1"], 0, &["no json"]).await?;
     // Nothing is left, and nothing is done twice.
     bench.expect(&["run", "heard"], 0, &["0 read"]).await?;
     // A followed queue; the process is killed in the middle.

@@ -90,6 +90,8 @@ pub(super) fn read(delivery: &Delivery, names: &[String], key: usize, rows: &mut
         cells[key].clone_from(&delivery.key);
         let error = RecordError::rejected("NOT_READABLE", format!("{}: {message}", delivery.place));
         rows.set_aside(&cells, place(), error);
+        // Whoever looks into it finds all of it.
+        rows.keep("message", String::from_utf8_lossy(&delivery.body).into_owned());
     };
     let mut op = match header(delivery, OP_HEADER) {
         Some("delete") => Op::Delete,

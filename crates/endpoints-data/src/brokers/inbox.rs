@@ -201,7 +201,9 @@ impl Spool {
 
 /// Splits a body into those of its records: a list holds several, and a form is one.
 fn bodies(kind: &str, body: &[u8]) -> Vec<Vec<u8>> {
-    if kind.starts_with("application/x-www-form-urlencoded") {
+    // Some call a form what is none.
+    let is_json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));
+    if !is_json && kind.starts_with("application/x-www-form-urlencoded") {
         let fields: serde_json::Map<_, _> = url::form_urlencoded::parse(body)
             .map(|(name, value)| (name.into_owned(), value.into_owned().into()))
             .collect();
@@ -363,6 +365,7 @@ mod tests {
         assert_eq!(texts("application/json", "[]"), Vec::<String>::new());
         assert_eq!(texts("", "{\"a\":1}"), ["{\"a\":1}"]);
         assert_eq!(texts("", "no json"), ["no json"]);
+        assert_eq!(texts("application/x-www-form-urlencoded", " [{\"a\":1}]"), ["{\"a\":1}"], "as curl sends it");
         let form = texts("application/x-www-form-urlencoded; charset=utf-8", "first=J%C3%B6rg&last=A+B");
         assert_eq!(form, [r#"{"first":"Jörg","last":"A B"}"#]);
     }

@@ -158,7 +158,11 @@ async fn followed(
             Ok(shown
                 .map_or(0, |shown| serde_json::from_str::<engine::Stream>(&shown.body).map_or(0, |one| one.changes)))
         };
+        let waited = Instant::now();
         while told()? < RECORDS as u64 {
+            if waited.elapsed() > Duration::from_mins(2) {
+                return Err("our own writes did not come back in two minutes".into());
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let begun = Instant::now();
@@ -237,6 +241,46 @@ async fn drain(org: &Sandbox) -> Result<(), Failed> {
     }
     per_second("backlog of events drained and decoded", taken, begun.elapsed());
     Ok(())
+}
+
+/// What many subscriptions cost while nothing happens; the org that they are of lives in this process, too.
+pub(crate) async fn rest(subscriptions: u64, seconds: u64) -> Result<(), Failed> {
+    let mut config = Config::default();
+    config.definition.change_data_capture = vec!["Account".to_owned()];
+    let org = Sandbox::start(config).await?;
+    let pubsub = PubSub::connect(&client(&org)?, None).await?;
+    let mut open = Vec::new();
+    for _ in 0..subscriptions {
+        let mut events = pubsub.subscribe("/data/AccountChangeEvent", Replay::Latest).await?;
+        open.push(tokio::spawn(async move {
+            events.next().await?;
+            Ok::<_, salesforce::Error>(())
+        }));
+    }
+    // All of them listen.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (before, begun) = (cpu()?, Instant::now());
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let share = (cpu()? - before).as_secs_f64() / begun.elapsed().as_secs_f64();
+    println!(
+        "{subscriptions} subscriptions at rest for {seconds} s: {:.2}% of one core, the org's part included; memory: {} MB",
+        share * 100.0,
+        status("VmRSS:")
+    );
+    // That they did listen.
+    client(&org)?.create("Account", &json!({"Name": "One"})).await?;
+    for told in open {
+        told.await??;
+    }
+    Ok(())
+}
+
+/// Returns the processor time of this process. Source: proc(5), fields 14 and 15 of `stat`, in hundredths of a second.
+fn cpu() -> Result<Duration, Failed> {
+    let text = std::fs::read_to_string("/proc/self/stat")?;
+    let fields = text.rsplit_once(')').ok_or("the kernel says nothing")?.1.split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 /// What users write today: one event after the other, each an upsert of its own.

@@ -6,6 +6,8 @@
 //!
 //! `bench events [SECONDS] [RATE]`: how late changes are on the other side of a sync that is followed.
 //!
+//! `bench rest [SUBSCRIPTIONS] [SECONDS]`: what subscriptions cost while nothing happens.
+//!
 //! Prints one line a measurement. Nothing is asserted: a machine that is busy is slower, and that is no bug.
 
 mod events;
@@ -48,7 +50,13 @@ async fn main() -> Result<(), Failed> {
     if arguments.first().is_some_and(|what| what == "events") {
         return events::run(number(1, 600), number(2, 500)).await;
     }
-    println!("usage: bench sandbox [RECORDS] [SECONDS] | two-way [PAIRS] | links [COUNT] | events [SECONDS] [RATE]");
+    if arguments.first().is_some_and(|what| what == "rest") {
+        return events::rest(number(1, 100), number(2, 30)).await;
+    }
+    println!(
+        "usage: bench sandbox [RECORDS] [SECONDS] | two-way [PAIRS] | links [COUNT] | events [SECONDS] [RATE] | \
+         rest [SUBSCRIPTIONS] [SECONDS]"
+    );
     Ok(())
 }
 

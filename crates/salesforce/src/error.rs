@@ -140,7 +140,11 @@ impl Error {
 
     /// True when a subscription can't go on where it stood: what it asked for is not kept any more, or never was.
     pub fn is_past_replay(&self) -> bool {
-        self.code().is_some_and(|code| code.contains(".subscription.fetch.replayid."))
+        match self {
+            // The Streaming API has no code of its own for it.
+            Self::Refused { source, .. } if source.code == "COMETD_400" => source.message.contains("replayId"),
+            _ => self.code().is_some_and(|code| code.contains(".subscription.fetch.replayid.")),
+        }
     }
 }
 

@@ -119,6 +119,11 @@ impl Sandbox {
         self.org.chaos.add(rule)
     }
 
+    /// Returns how often a rule has struck; `None` where there is no such rule.
+    pub fn struck(&self, rule: u64) -> Option<u64> {
+        self.org.chaos.list().into_iter().find(|known| known.id == rule).map(|known| known.hits)
+    }
+
     /// Lets everything go well again.
     pub fn behave(&self) {
         self.org.chaos.remove(None);

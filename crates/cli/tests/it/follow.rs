@@ -65,6 +65,13 @@ impl Followed {
         Ok(text)
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) -> Result<(), Failed> {
+        let child = self.child.as_ref().ok_or("it was stopped")?;
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status()?;
+        if sent.success() { Ok(()) } else { Err(format!("SIG{name} was not sent").into()) }
+    }
+
     fn said(&mut self) -> std::io::Result<String> {
         let mut said = String::new();
         self.errors.rewind()?;
@@ -220,6 +227,74 @@ async fn set_aside(there: &InPostgres, bench: &Bench) -> Result<(), Failed> {
     followed.stop().await.map(drop)
 }
 
+/// A day by the org's clock, an hour at a step. In the middle the process is held up for three days: the stream that it had
+/// is cut, and what it would go on from is past when it wakes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_with_an_outage_of_three_ends_with_both_sides_equal() -> Result<(), Failed> {
+    let there = InPostgres::new(&by_log(), "a_day").await?;
+    let bench = &there.bench;
+    there.sql(
+        "INSERT INTO customers (id, name, city) SELECT 'C-' || n, 'n' || n, 'Bonn' FROM generate_series(0, 29) n",
+    )?;
+    let followed = Followed::start(bench).await?;
+    let set = async |at: i64, city: &str| -> Result<(), Failed> {
+        // Sessions end by the org's clock.
+        let (client, key) = (bench.client()?, format!("C-{at}"));
+        Ok(client.update("Account", &id_of(bench, &key).await?, &json!({"BillingCity": city})).await?)
+    };
+    let mut clock = 0;
+    for hour in 0..24_i64 {
+        clock += 3_600;
+        bench.sandbox.move_clock(clock);
+        let at = hour % 10;
+        if hour == 12 {
+            followed.signal("STOP")?;
+            let rule = bench.sandbox.misbehave(Rule { count: Some(1), ..Rule::new(Fault::StreamCut) });
+            set(at, "Before the cut").await?;
+            until("the stream is cut", async || Ok(bench.sandbox.struck(rule) == Some(1))).await?;
+            // Nobody hears of this, and in three days nobody can.
+            set(25, "Unheard").await?;
+            clock += 73 * 3_600;
+            bench.sandbox.move_clock(clock);
+            set(26, "After three days").await?;
+            there.sql("UPDATE customers SET city = 'Meanwhile' WHERE id = 'C-27'")?;
+            followed.signal("CONT")?;
+        }
+        set(at, &format!("Hour {hour}")).await?;
+        there.sql(&format!("UPDATE customers SET city = 'Outside {hour}' WHERE id = 'C-{}'", at + 10))?;
+        until("an edit in Salesforce", async || {
+            Ok(city(&there, &format!("C-{at}")).await?.as_deref() == Some(&format!("Hour {hour}")))
+        })
+        .await?;
+        until("an edit outside", async || {
+            Ok(account(bench, &format!("C-{}", at + 10), "BillingCity").await? == json!(format!("Outside {hour}")))
+        })
+        .await?;
+    }
+    // What was told to nobody is there, too.
+    until("both sides are equal", async || {
+        for at in 0..30 {
+            let key = format!("C-{at}");
+            if account(bench, &key, "BillingCity").await? != json!(city(&there, &key).await?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+    .await?;
+    assert_eq!(account(bench, "C-3", "BillingCity").await?, json!("Hour 23"));
+    for (at, wanted) in [(25, "Unheard"), (26, "After three days"), (27, "Meanwhile")] {
+        assert_eq!(city(&there, &format!("C-{at}")).await?.as_deref(), Some(wanted));
+    }
+    let said = followed.stop().await?;
+    assert!(said.contains("not all changes were told") && said.contains("no row missing"), "{said}");
+    let output = bench.call(&["streams", "--json"]).await?;
+    let first: Value = serde_json::from_str(String::from_utf8(output.stdout)?.lines().next().unwrap_or_default())?;
+    let why = first["stream"]["last_gap"].as_str().unwrap_or_default();
+    assert!(why.contains("three days"), "{first}");
+    there.cleared().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_followed_by_its_triggers_and_a_mapping_with_expressions_looks_at_records() -> Result<(), Failed> {
     let bench = bench("").await?;
@@ -280,6 +355,32 @@ async fn a_sync_that_goes_one_way_is_followed_out_of_salesforce() -> Result<(), 
     assert!(said.contains("no row missing") && said.contains("from commit to commit p50"), "{said}");
     bench.expect(&["streams"], 0, &["customers_out", "Salesforce", "stopped"]).await?;
     bench.expect(&["run", "customers_out"], 0, &["no row missing"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn salesforce_is_followed_by_the_streaming_api_where_that_is_wanted() -> Result<(), Failed> {
+    let there = InPostgres::new(&by_log(), "streaming").await?;
+    let (bench, client) = (&there.bench, there.bench.client()?);
+    bench.edit("bridgehead.yaml", "    kind: salesforce\n", "    kind: salesforce\n    events: streaming\n")?;
+    there.sql("INSERT INTO customers (id, name, city) VALUES ('C-1', 'Acme', 'Bonn'), ('C-2', 'Birch', 'Oslo')")?;
+    let followed = Followed::start(bench).await?;
+    for wanted in ["Köln", "Ulm", "Rom"] {
+        client.update("Account", &id_of(bench, "C-1").await?, &json!({"BillingCity": wanted})).await?;
+        until("an edit in Salesforce", async || Ok(city(&there, "C-1").await?.as_deref() == Some(wanted))).await?;
+    }
+    // A gap, an overflow, and a session that ends.
+    bench.sandbox.misbehave(Rule { count: Some(1), ..Rule::new(Fault::EventGap) });
+    client.update("Account", &id_of(bench, "C-2").await?, &json!({"BillingCity": "Gap"})).await?;
+    until("a gap", async || Ok(city(&there, "C-2").await?.as_deref() == Some("Gap"))).await?;
+    bench.sandbox.misbehave(Rule { count: Some(1), ..Rule::new(Fault::EventOverflow) });
+    client.update("Account", &id_of(bench, "C-2").await?, &json!({"BillingCity": "Many"})).await?;
+    until("an overflow", async || Ok(city(&there, "C-2").await?.as_deref() == Some("Many"))).await?;
+    bench.sandbox.expire_sessions();
+    let client = bench.client()?;
+    client.update("Account", &id_of(bench, "C-2").await?, &json!({"BillingCity": "Renewed"})).await?;
+    until("a new session", async || Ok(city(&there, "C-2").await?.as_deref() == Some("Renewed"))).await?;
+    assert!(followed.stop().await?.contains("no row missing"));
+    there.cleared().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

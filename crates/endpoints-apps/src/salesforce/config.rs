@@ -28,12 +28,26 @@ pub struct SalesforceConfig {
     /// API version, such as `"66.0"`.
     #[serde(default)]
     pub version: Option<String>,
+    /// How changes are told that are followed.
+    #[serde(default)]
+    pub events: Events,
     /// Address of the Pub/Sub API with scheme and port, where it is not the usual one.
     #[serde(default)]
     pub pubsub: Option<String>,
     /// From how many rows on reads and writes go by Bulk API 2.0.
     #[serde(default = "SalesforceConfig::default_bulk_rows")]
     pub bulk_rows: u64,
+}
+
+/// How an org tells of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Events {
+    /// By the Pub/Sub API: quicker, and no more than we can take.
+    #[default]
+    Pubsub,
+    /// By the Streaming API, over the org's own address and HTTP/1.1: for networks that let nothing else out.
+    Streaming,
 }
 
 /// How to sign in to an org. Secrets are given by reference: `${env:NAME}` or `${file:PATH}`.
@@ -84,9 +98,9 @@ impl SalesforceConfig {
     fn open(self, setup: &Setup<'_>) -> Result<Arc<dyn Endpoint>> {
         let mut settings = Settings::default();
         settings.version = self.version.clone().unwrap_or(settings.version);
-        let (bulk_rows, pubsub) = (self.bulk_rows, self.pubsub.clone());
+        let (bulk_rows, events, pubsub) = (self.bulk_rows, self.events, self.pubsub.clone());
         let client = Client::new(self.credentials(setup)?, settings).map_err(failed("the client cannot be set up"))?;
-        Ok(Arc::new(Org::new(client, Arc::clone(&setup.journal), bulk_rows).with_pubsub(pubsub)))
+        Ok(Arc::new(Org::new(client, Arc::clone(&setup.journal), bulk_rows).told_by(events, pubsub)))
     }
 
     fn credentials(self, setup: &Setup<'_>) -> Result<Credentials> {

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use endpoint::{Capabilities, Catalog, Error, Journal, Result};
 use model::{Class, Entity};
 
-pub use config::{Auth, KIND, SalesforceConfig};
+pub use config::{Auth, Events, KIND, SalesforceConfig};
 
 /// From how many rows on a Bulk job costs fewer calls and less time than REST.
 pub const DEFAULT_BULK_ROWS: u64 = 2_000;
@@ -25,6 +25,7 @@ pub struct Org {
     client: Client,
     journal: Arc<dyn Journal>,
     bulk_rows: u64,
+    events: Events,
     /// Address of the Pub/Sub API, where it is not the usual one.
     pubsub: Option<String>,
 }
@@ -39,13 +40,14 @@ impl Org {
     /// Returns an endpoint over a client. Reads and writes of at least `bulk_rows` rows become Bulk jobs,
     /// whose ids `journal` remembers.
     pub fn new(client: Client, journal: Arc<dyn Journal>, bulk_rows: u64) -> Self {
-        Self { client, journal, bulk_rows, pubsub: None }
+        Self { client, journal, bulk_rows, events: Events::default(), pubsub: None }
     }
 
-    /// The same endpoint, which listens to events at this address.
+    /// The same endpoint, which is told of changes in this way; `pubsub` is the address of the Pub/Sub API, where it is not
+    /// the usual one.
     #[must_use]
-    pub fn with_pubsub(self, address: Option<String>) -> Self {
-        Self { pubsub: address, ..self }
+    pub fn told_by(self, events: Events, pubsub: Option<String>) -> Self {
+        Self { events, pubsub, ..self }
     }
 
     async fn object(&self, name: &str) -> Result<Arc<Object>> {

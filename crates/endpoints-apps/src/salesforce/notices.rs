@@ -1,4 +1,4 @@
-//! Changes as the org tells them: Change Data Capture by the Pub/Sub API.
+//! Changes as the org tells them: Change Data Capture by the Pub/Sub API, or by the Streaming API where that is wanted.
 //!
 //! Events say which records changed; what they are now is read when it is needed. A stream that breaks is opened again
 //! behind the last event that was told. Where the org does not keep that any more, or told only that much happened, what
@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use ::salesforce::JsonTable;
-use ::salesforce::pubsub::{Body, Change, ChangeKind, PubSub, Replay, Subscription, Told};
+use ::salesforce::pubsub::{self, Body, Change, ChangeKind, PubSub, Replay, Told};
+use ::salesforce::{Client, streaming};
 use chrono::{DateTime, SecondsFormat};
 use endpoint::{Notice, Notices, Result, Values};
 use futures::StreamExt as _;
@@ -15,12 +16,14 @@ use model::{Class, Entity, Type};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
-use super::{Org, failed};
+use super::{Events, Org, failed};
 
 /// Notices that wait for whoever takes them; behind them the org is not asked for more.
 const WAITING: usize = 4;
 /// The pauses before a stream is opened again: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_mins(1)];
+/// From which pause on it is told that it does not go well.
+const TELLING: Duration = Duration::from_secs(1);
 /// A stream that lived so long was a good one: the next pause is the first again.
 const GOOD: Duration = Duration::from_secs(30);
 
@@ -32,8 +35,37 @@ fn topic(object: &str) -> String {
     }
 }
 
+/// Where changes come from.
+enum Feed {
+    PubSub(PubSub),
+    Streaming(Client),
+}
+
+enum Subscription {
+    PubSub(pubsub::Subscription),
+    Streaming(streaming::Subscription),
+}
+
+impl Feed {
+    async fn subscribe(&self, topic: &str, from: Replay) -> std::result::Result<Subscription, ::salesforce::Error> {
+        Ok(match self {
+            Self::PubSub(pubsub) => Subscription::PubSub(pubsub.subscribe(topic, from).await?),
+            Self::Streaming(client) => Subscription::Streaming(client.stream(topic, from).await?),
+        })
+    }
+}
+
+impl Subscription {
+    async fn next(&mut self) -> std::result::Result<Option<Told>, ::salesforce::Error> {
+        match self {
+            Self::PubSub(subscription) => subscription.next().await,
+            Self::Streaming(subscription) => subscription.next().await.map(Some),
+        }
+    }
+}
+
 struct Listener {
-    pubsub: PubSub,
+    feed: Feed,
     topic: String,
     /// The last event that was told; before there is one, what comes next.
     replay: Replay,
@@ -50,9 +82,14 @@ impl Org {
         let table = JsonTable::new(schema, kinds.clone());
         let topic = topic(&entity.name);
         let what = || failed(format!("cannot listen to {topic}"));
-        let pubsub = PubSub::connect(&self.client, self.pubsub.as_deref()).await.map_err(what())?;
-        let mut subscription = pubsub.subscribe(&topic, Replay::Latest).await.map_err(what())?;
-        let mut listener = Listener { pubsub, topic: topic.clone(), replay: Replay::Latest, names, kinds, table };
+        let feed = match self.events {
+            Events::Pubsub => {
+                Feed::PubSub(PubSub::connect(&self.client, self.pubsub.as_deref()).await.map_err(what())?)
+            }
+            Events::Streaming => Feed::Streaming(self.client.clone()),
+        };
+        let mut subscription = feed.subscribe(&topic, Replay::Latest).await.map_err(what())?;
+        let mut listener = Listener { feed, topic: topic.clone(), replay: Replay::Latest, names, kinds, table };
         let (sender, receiver) = mpsc::channel(WAITING);
         tokio::spawn(async move {
             tokio::select! {
@@ -90,17 +127,21 @@ impl Listener {
             loop {
                 if let Some(error) = broken.take() {
                     if error.is_past_replay() {
-                        missed = Some(error.to_string());
+                        let why = "the org keeps its events for three days, and what was told last is older";
+                        missed = Some(why.to_owned());
                         self.replay = Replay::Latest;
                     } else if !error.class().is_transient() {
                         let _ = sender.send(Err(failed(format!("cannot listen to {}", self.topic))(error))).await;
                         return;
+                    } else if pause >= TELLING {
+                        // Once is nothing; what goes on is for somebody to see.
+                        tracing::warn!(topic = self.topic, %error, "events can't be had; trying again");
                     }
                 }
                 // Not all at once, where many lost it together.
                 tokio::time::sleep(pause.mul_f64(0.5 + random())).await;
                 pause = (pause * 2).min(PAUSES[1]);
-                match self.pubsub.subscribe(&self.topic, self.replay.clone()).await {
+                match self.feed.subscribe(&self.topic, self.replay.clone()).await {
                     Ok(again) => {
                         tracing::debug!(topic = self.topic, "listening again");
                         *subscription = again;

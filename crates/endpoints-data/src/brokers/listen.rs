@@ -25,6 +25,8 @@ const QUIET: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_secs(10);
 /// The pauses before messages are consumed again: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
+/// From which pause on it is told that it does not go well.
+const TELLING: Duration = Duration::from_secs(1);
 /// What lived so long was good: the next pause is the first again.
 const GOOD: Duration = Duration::from_secs(30);
 
@@ -110,7 +112,13 @@ impl Listener {
                 let _ = sender.send(Err(failed)).await;
                 return;
             }
-            tracing::debug!(entity = self.entity, error = %failed, "consuming again");
+            let cause = std::error::Error::source(&failed).map(ToString::to_string);
+            // Once is nothing; what goes on is for somebody to see.
+            if pause >= TELLING {
+                tracing::warn!(entity = self.entity, error = %failed, ?cause, "messages can't be had; trying again");
+            } else {
+                tracing::debug!(entity = self.entity, error = %failed, ?cause, "consuming again");
+            }
             reconnected = true;
             if since.elapsed() > GOOD {
                 pause = PAUSES[0];

@@ -18,6 +18,8 @@ use super::walsender::{Broken, Sent, Walsender};
 
 /// The pauses before a stream is opened again: the first, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
+/// From which pause on it is told that it does not go well.
+const TELLING: Duration = Duration::from_secs(1);
 /// A stream that lived so long was a good one: the next pause is the first again.
 const GOOD: Duration = Duration::from_secs(30);
 /// How often the server is told that somebody reads, though nothing happens.
@@ -138,7 +140,13 @@ impl Listener {
                 }
             };
             if let Some(error) = failed {
-                tracing::debug!(slot = self.slot, %error, cause = ?std::error::Error::source(&error), "listening again");
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                // Once is nothing; what goes on is for somebody to see.
+                if pause >= TELLING {
+                    tracing::warn!(slot = self.slot, %error, ?cause, "the log can't be streamed; trying again");
+                } else {
+                    tracing::debug!(slot = self.slot, %error, ?cause, "listening again");
+                }
             }
             self.next.reconnected = true;
             if since.elapsed() > GOOD {

@@ -308,7 +308,7 @@ impl Follower<'_> {
             return Ok(());
         }
         let mut pause = self.options.backoff;
-        let echoes = loop {
+        let told = loop {
             let followed = Some((self.linked, self.braked.before()));
             match self.run(followed, async |pairing| pairing.told(batch).await).await {
                 Err(error) if error.class().is_transient() => self.wait(&mut pause, &error).await?,
@@ -321,10 +321,15 @@ impl Follower<'_> {
         }
         let now = Utc::now().timestamp_micros();
         for (side, at, keys) in &batch.committed {
-            let count = keys.iter().filter(|key| !echoes.contains(&(*side, (*key).clone()))).count() as u64;
-            let lag = (now - at).max(1).cast_unsigned();
-            self.lags[place(*side)].saturating_record_n(lag, count);
-            self.all.saturating_record_n(lag, count);
+            let (mut early, mut late) = (0, 0);
+            for place in keys.iter().map(|key| (*side, key.clone())).filter(|place| !told.echoes.contains(place)) {
+                *(if told.looked.contains(&place) { &mut late } else { &mut early }) += 1;
+            }
+            for (end, count) in [(told.early, early), (now, late)] {
+                let lag = (end - at).max(1).cast_unsigned();
+                self.lags[place(*side)].saturating_record_n(lag, count);
+                self.all.saturating_record_n(lag, count);
+            }
         }
         self.report.lag = Some(lag_of(&self.all));
         self.plan()
@@ -408,9 +413,19 @@ impl Follower<'_> {
     }
 }
 
+/// How a batch was settled.
+struct Settled {
+    /// Records that were as agreed: our own writes, as a rule.
+    echoes: HashSet<(Side, String)>,
+    /// Records that had to be looked at; the others were settled by what was told of them.
+    looked: HashSet<(Side, String)>,
+    /// When those others were settled, in microseconds since 1970.
+    early: i64,
+}
+
 impl Pairing<'_> {
-    /// Settles records that changed, and returns those that were as agreed: our own writes, as a rule.
-    async fn told(&mut self, batch: &Batch) -> Result<HashSet<(Side, String)>, Error> {
+    /// Settles records that changed.
+    async fn told(&mut self, batch: &Batch) -> Result<Settled, Error> {
         // Merges are looked for when a record is gone.
         self.merged_since = self.store.checkpoint(&checkpoint_name(self.sync, Side::Salesforce))?.since;
         for revisit in self.store.revisits(&self.sync.name, true)? {
@@ -418,12 +433,13 @@ impl Pairing<'_> {
         }
         self.moved.extend(batch.keys.iter().cloned());
         self.take_values(batch).await?;
+        let (early, looked) = (Utc::now().timestamp_micros(), self.moved.clone());
         self.look_again().await?;
         self.delete_gone().await?;
         self.moved.extend(std::mem::take(&mut self.incomplete));
         self.look_again().await?;
         self.leave_for_later()?;
-        Ok(std::mem::take(&mut self.echoes))
+        Ok(Settled { echoes: std::mem::take(&mut self.echoes), looked, early })
     }
 
     /// Settles what was told with its values, where these are enough; what needs a look is added to what moved.

@@ -45,7 +45,7 @@ pub struct Change {
     /// Id of the user.
     pub user: String,
     /// The fields that the event tells of, by their names in the API, those that became null among them. Dates and times
-    /// are milliseconds since 1970.
+    /// are milliseconds since 1970; by the Streaming API they are text as REST has it.
     pub fields: Map<String, Value>,
     /// Fields that changed and whose values are told as differences: they are to be read.
     pub unread: Vec<String>,
@@ -55,11 +55,27 @@ pub struct Change {
 pub(super) fn read(schema: &Schema, mut payload: &[u8]) -> Result<Body, String> {
     let mut fields = datum::read(schema, &mut payload)?;
     let Some(header) = fields.remove("ChangeEventHeader") else { return Ok(Body::Platform(fields)) };
+    let named = |name: &str| paths(schema, &texts(&header, name));
+    let (changed, different) = ([named("changedFields")?, named("nulledFields")?].concat(), named("diffFields")?);
+    Ok(Body::Change(change(&header, fields, changed, &different)))
+}
+
+/// Reads an event in JSON: a change if it has the header of one.
+pub(crate) fn in_json(mut fields: Map<String, Value>) -> Body {
+    let Some(header) = fields.remove("ChangeEventHeader") else { return Body::Platform(fields) };
+    let named = |name: &str| texts(&header, name);
+    let (changed, different) = ([named("changedFields"), named("nulledFields")].concat(), named("diffFields"));
+    Body::Change(change(&header, fields, changed, &different))
+}
+
+fn texts(header: &Value, name: &str) -> Vec<String> {
+    header[name].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Returns the change that a header and fields tell of; `changed` and `different` are paths of fields.
+fn change(header: &Value, fields: Map<String, Value>, changed: Vec<String>, different: &[String]) -> Change {
     let text = |name: &str| header[name].as_str().unwrap_or_default().to_owned();
     let number = |name: &str| header[name].as_i64().unwrap_or_default();
-    let texts = |name: &str| -> Vec<String> {
-        header[name].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-    };
     let kind = match text("changeType").as_str() {
         "CREATE" => ChangeKind::Create,
         "UPDATE" => ChangeKind::Update,
@@ -70,7 +86,7 @@ pub(super) fn read(schema: &Schema, mut payload: &[u8]) -> Result<Body, String> 
     };
     let mut named = Map::new();
     if kind == ChangeKind::Update {
-        for path in paths(schema, &texts("changedFields"))?.into_iter().chain(paths(schema, &texts("nulledFields"))?) {
+        for path in changed {
             let (whole, part) = path.split_once('.').unwrap_or((&path, ""));
             let value = fields.get(whole).and_then(|value| if part.is_empty() { Some(value) } else { value.get(part) });
             named.insert(flat(&path), value.cloned().unwrap_or_default());
@@ -87,11 +103,11 @@ pub(super) fn read(schema: &Schema, mut payload: &[u8]) -> Result<Body, String> 
             }
         }
     }
-    let unread: Vec<String> = paths(schema, &texts("diffFields"))?.iter().map(|path| flat(path)).collect();
+    let unread: Vec<String> = different.iter().map(|path| flat(path)).collect();
     named.retain(|name, _| !unread.contains(name));
-    Ok(Body::Change(Change {
+    Change {
         object: text("entityName"),
-        ids: if kind == ChangeKind::Overflow { Vec::new() } else { texts("recordIds") },
+        ids: if kind == ChangeKind::Overflow { Vec::new() } else { texts(header, "recordIds") },
         kind,
         origin: text("changeOrigin"),
         transaction: text("transactionKey"),
@@ -101,7 +117,7 @@ pub(super) fn read(schema: &Schema, mut payload: &[u8]) -> Result<Body, String> 
         user: text("commitUser"),
         fields: named,
         unread,
-    }))
+    }
 }
 
 /// Returns the name in the API of a field of an event: parts of a name stand by themselves, those of an address behind

@@ -26,6 +26,7 @@ use crate::auth::Session;
 use crate::client::Client;
 use crate::error::{ApiError, Error};
 
+pub(crate) use change::in_json as change_in_json;
 pub use change::{Change, ChangeKind};
 
 /// Where the service of all orgs is. Source: Pub/Sub API guide.

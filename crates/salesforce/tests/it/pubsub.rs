@@ -9,7 +9,7 @@ use crate::{Failed, credentials, entries};
 
 const ACCOUNTS: &str = "/data/AccountChangeEvent";
 
-async fn open() -> Result<(Sandbox, Client, PubSub), Failed> {
+pub(crate) async fn open() -> Result<(Sandbox, Client, PubSub), Failed> {
     let mut config = Config {
         projects: vec![concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/ebikes-lwc").into()],
         ..Config::default()

@@ -42,14 +42,14 @@ enum Feed {
 }
 
 enum Subscription {
-    PubSub(pubsub::Subscription),
+    PubSub(Box<pubsub::Subscription>),
     Streaming(streaming::Subscription),
 }
 
 impl Feed {
     async fn subscribe(&self, topic: &str, from: Replay) -> std::result::Result<Subscription, ::salesforce::Error> {
         Ok(match self {
-            Self::PubSub(pubsub) => Subscription::PubSub(pubsub.subscribe(topic, from).await?),
+            Self::PubSub(pubsub) => Subscription::PubSub(Box::new(pubsub.subscribe(topic, from).await?)),
             Self::Streaming(client) => Subscription::Streaming(client.stream(topic, from).await?),
         })
     }

@@ -43,14 +43,14 @@ enum Feed {
 
 enum Subscription {
     PubSub(Box<pubsub::Subscription>),
-    Streaming(streaming::Subscription),
+    Streaming(Box<streaming::Subscription>),
 }
 
 impl Feed {
     async fn subscribe(&self, topic: &str, from: Replay) -> std::result::Result<Subscription, ::salesforce::Error> {
         Ok(match self {
             Self::PubSub(pubsub) => Subscription::PubSub(Box::new(pubsub.subscribe(topic, from).await?)),
-            Self::Streaming(client) => Subscription::Streaming(client.stream(topic, from).await?),
+            Self::Streaming(client) => Subscription::Streaming(Box::new(client.stream(topic, from).await?)),
         })
     }
 }

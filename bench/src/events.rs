@@ -261,7 +261,7 @@ pub(crate) async fn rest(subscriptions: u64, seconds: u64) -> Result<(), Failed>
     tokio::time::sleep(Duration::from_secs(2)).await;
     let (before, begun) = (cpu()?, Instant::now());
     tokio::time::sleep(Duration::from_secs(seconds)).await;
-    let share = (cpu()? - before).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let share = cpu()?.saturating_sub(before).as_secs_f64() / begun.elapsed().as_secs_f64();
     println!(
         "{subscriptions} subscriptions at rest for {seconds} s: {:.2}% of one core, the org's part included; memory: {} MB",
         share * 100.0,

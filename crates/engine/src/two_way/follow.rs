@@ -10,6 +10,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use chrono::Utc;
 use endpoint::{Endpoint, Notice, Values};
+use futures::FutureExt as _;
 use futures::stream::{BoxStream, StreamExt as _};
 use hdrhistogram::Histogram;
 use mapping::{Parents, TwoWay};
@@ -152,6 +153,13 @@ struct Batch {
     settled: Vec<tokio::sync::oneshot::Sender<()>>,
 }
 
+impl Batch {
+    /// True when nothing more is to be added.
+    fn is_full(&self) -> bool {
+        self.keys.len() + self.values.iter().map(|told| told.keys.len()).sum::<usize>() >= PAIRS
+    }
+}
+
 impl Follower<'_> {
     async fn follow(
         &mut self,
@@ -161,33 +169,42 @@ impl Follower<'_> {
         self.look(None).await?;
         progress(&self.report);
         let mut look = Instant::now() + SOON;
+        let mut decided = false;
         loop {
-            let mut batch = Batch::default();
+            if self.options.stop.is_cancelled() {
+                return Err(Error::Stopped);
+            }
+            let mut batch = Batch { decided: std::mem::take(&mut decided), ..Batch::default() };
+            // What came while the last batch was settled has gathered enough.
+            let mut taken = false;
+            while !batch.is_full()
+                && let Some(Some((side, notice))) = told.next().now_or_never()
+            {
+                self.take(&mut batch, side, notice?);
+                taken = true;
+            }
             let again = self.later.values().map(|(at, _)| *at).min().unwrap_or(look).min(look);
             let shown = self.shown + SHOWN;
             tokio::select! {
-                () = self.options.stop.cancelled() => return Err(Error::Stopped),
-                Some((side, notice)) = told.next() => {
+                () = std::future::ready(()), if taken || batch.decided => {}
+                () = self.options.stop.cancelled(), if !taken => return Err(Error::Stopped),
+                Some((side, notice)) = told.next(), if !taken => {
                     self.take(&mut batch, side, notice?);
                     let full = Instant::now() + self.following.gather;
-                    while batch.keys.len() + batch.values.iter().map(|told| told.keys.len()).sum::<usize>() < PAIRS
+                    while !batch.is_full()
                         && let Ok(Some((side, notice))) = tokio::time::timeout_at(full, told.next()).await
                     {
                         self.take(&mut batch, side, notice?);
                     }
                 }
-                () = tokio::time::sleep_until(again) => {}
-                () = tokio::time::sleep_until(self.noted + NOTED), if !self.open.is_empty() => {
+                () = tokio::time::sleep_until(again), if !taken => {}
+                () = tokio::time::sleep_until(self.noted + NOTED), if !taken && !self.open.is_empty() => {
                     self.note()?;
                     continue;
                 }
-                () = tokio::time::sleep_until(shown) => {
-                    self.show(false)?;
-                    // What a person decided is done though nothing else happens.
-                    batch.decided = !self.store.conflicts(Some(&self.sync.name), Some("resolved"), 0, 1)?.is_empty();
-                    if !batch.decided {
-                        continue;
-                    }
+                () = tokio::time::sleep_until(shown), if !taken => {
+                    decided = self.shown()?;
+                    continue;
                 }
             }
             let now = Instant::now();
@@ -206,9 +223,16 @@ impl Follower<'_> {
                 self.note()?;
             }
             if self.shown.elapsed() >= SHOWN {
-                self.show(false)?;
+                decided = self.shown()?;
             }
         }
+    }
+
+    /// Shows what the streams have done, and returns whether a person has decided a conflict, which is done then though nothing
+    /// else happens.
+    fn shown(&mut self) -> Result<bool, Error> {
+        self.show(false)?;
+        Ok(!self.store.conflicts(Some(&self.sync.name), Some("resolved"), 0, 1)?.is_empty())
     }
 
     fn take(&mut self, batch: &mut Batch, side: Side, notice: Notice) {

@@ -136,7 +136,8 @@ fn open(path: &FilePath) -> Result<Connection> {
              CREATE TABLE IF NOT EXISTS message (seq INTEGER PRIMARY KEY AUTOINCREMENT, entity TEXT NOT NULL,
                                                  headers TEXT NOT NULL, body BLOB NOT NULL, at INTEGER NOT NULL);
              CREATE INDEX IF NOT EXISTS message_entity ON message (entity, seq);
-             CREATE TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID",
+             CREATE TABLE IF NOT EXISTS seen (id TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID;
+             CREATE INDEX IF NOT EXISTS seen_at ON seen (at)",
         )?;
         Ok(file)
     };

@@ -125,11 +125,12 @@ struct Nats {
 /// Writes a key as one word of a subject: whatever else a subject means something by is written as `%` and its code.
 fn word(key: &str) -> String {
     let mut word = String::with_capacity(key.len());
-    for byte in key.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_~@+=:/".contains(&byte) || !byte.is_ascii() {
-            word.push(char::from(byte));
+    for c in key.chars() {
+        if c.is_ascii_alphanumeric() || "-_~@+=:/".contains(c) || !(c.is_ascii() || c.is_whitespace()) {
+            word.push(c);
         } else {
-            word.push_str(&format!("%{byte:02X}"));
+            let mut bytes = [0; 4];
+            word.extend(c.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")));
         }
     }
     word
@@ -365,6 +366,7 @@ mod tests {
     fn keys_are_one_word_of_a_subject() {
         assert_eq!(word("C-1"), "C-1");
         assert_eq!(word("a.b *>% c"), "a%2Eb%20%2A%3E%25%20c");
+        assert_eq!(word("K\u{f6}ln\u{2003}\u{1f6b2}"), "K\u{f6}ln%E2%80%83\u{1f6b2}");
         assert_eq!(name("crm.account ü"), "crm_account__");
     }
 }

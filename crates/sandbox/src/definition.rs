@@ -87,6 +87,9 @@ pub struct EventChannelMember {
     /// Fields that change events have on this channel though they did not change.
     #[serde(default)]
     pub enriched_fields: Vec<String>,
+    /// A condition on its fields, as behind `WHERE`: the channel carries only what meets it.
+    #[serde(default)]
+    pub filter: Option<String>,
 }
 
 /// A managed event subscription.

@@ -106,6 +106,14 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A channel of the definition has a filter that can't be.
+    #[error("platform_event_channels: {name}: {reason}")]
+    Channel {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The standard records can't be made.
     #[error("the org's own records cannot be made: {0}")]
     Seed(String),
@@ -238,13 +246,17 @@ impl Org {
         };
         org.seed().map_err(|error| StartError::Seed(error.message))?;
         org.selected = org.config.definition.change_data_capture.clone();
-        let mut members: Vec<(String, Member)> =
-            org.config.projects.iter().flat_map(|folder| project::channel_members(folder)).collect();
+        let mut members: Vec<(String, Member)> = Vec::new();
+        for folder in &org.config.projects {
+            members.extend(project::channel_members(folder, &org.schema)?);
+        }
         for channel in &org.config.definition.platform_event_channels {
-            members.extend(channel.members.iter().map(|member| {
-                let (event, enriched) = (member.event.clone(), member.enriched_fields.clone());
-                (channel.name.clone(), Member { event, enriched })
-            }));
+            for member in &channel.members {
+                let (event, filter) = (member.event.as_str(), member.filter.as_deref());
+                let made = project::channel_member(&org.schema, event, member.enriched_fields.clone(), filter);
+                let wrong = |reason| StartError::Channel { name: channel.name.clone(), reason };
+                members.push((channel.name.clone(), made.map_err(wrong)?));
+            }
         }
         // What any channel carries is published.
         org.selected.extend(members.iter().filter_map(

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::events::Member;
+use crate::events::{Filter, Member};
 use crate::schema::{Field, Kind, LookupFilter, Object, PicklistValue, RecordType, Schema, new_object};
 use crate::xml::{Node, tree};
 
@@ -54,8 +54,12 @@ pub(crate) fn load(schema: &mut Schema, folder: &Path) -> Result<Vec<String>, Pr
 }
 
 /// Returns the members of channels that a project has: the channel, which is `ChangeEvents` for the one that every org has,
-/// with the event and the fields that it adds.
-pub(crate) fn channel_members(folder: &Path) -> Vec<(String, Member)> {
+/// with the event, the fields that it adds, and which of them it carries.
+///
+/// # Errors
+///
+/// Naming the file of a member that can't be read, or has a filter that can't be.
+pub(crate) fn channel_members(folder: &Path, schema: &Schema) -> Result<Vec<(String, Member)>, ProjectError> {
     let mut members = Vec::new();
     let mut folders = vec![(folder.to_owned(), 0)];
     while let Some((folder, depth)) = folders.pop() {
@@ -64,16 +68,38 @@ pub(crate) fn channel_members(folder: &Path) -> Vec<(String, Member)> {
             if path.is_dir() && depth < 12 {
                 folders.push((path, depth + 1));
             } else if is_member {
-                members.extend(member(&path));
+                members.push(member(&path, schema)?);
             }
         }
     }
-    members
+    Ok(members)
 }
 
-fn member(path: &Path) -> Option<(String, Member)> {
-    let text = read(path).ok()?;
-    let xml = tree(&text).ok()?;
+/// Returns a member of a channel; `None` for a filter is none.
+///
+/// # Errors
+///
+/// What is wrong with its filter, in words.
+pub(crate) fn channel_member(
+    schema: &Schema,
+    event: &str,
+    mut enriched: Vec<String>,
+    filter: Option<&str>,
+) -> Result<Member, String> {
+    let known = || schema.objects().find(|object| object.tells(event)).ok_or_else(|| format!("there is no {event}"));
+    let filter = filter.map(|text| Filter::new(text, known()?)).transpose()?;
+    // What a filter names is always told. Source: Change Data Capture guide, "Change Event Filters".
+    for field in filter.iter().flat_map(Filter::fields) {
+        if !enriched.contains(field) {
+            enriched.push(field.clone());
+        }
+    }
+    Ok(Member { event: event.to_owned(), enriched, filter })
+}
+
+fn member(path: &Path, schema: &Schema) -> Result<(String, Member), ProjectError> {
+    let malformed = |reason: String| ProjectError::Malformed { path: path.to_owned(), reason };
+    let xml = parse(path)?;
     let enriched = xml
         .children
         .iter()
@@ -81,8 +107,9 @@ fn member(path: &Path) -> Option<(String, Member)> {
         .filter_map(|field| field.text("name"))
         .map(str::to_owned)
         .collect();
-    let event = xml.text("selectedEntity")?.to_owned();
-    Some((xml.text("eventChannel").unwrap_or("ChangeEvents").to_owned(), Member { event, enriched }))
+    let event = xml.text("selectedEntity").ok_or_else(|| malformed("it has no selectedEntity".to_owned()))?;
+    let member = channel_member(schema, event, enriched, xml.text("filterExpression")).map_err(malformed)?;
+    Ok((xml.text("eventChannel").unwrap_or("ChangeEvents").to_owned(), member))
 }
 
 fn read(path: &Path) -> Result<String, ProjectError> {

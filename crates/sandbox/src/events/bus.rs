@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::changes::{path_of, uuid_of};
+use super::filters::Filter;
 use super::schemas::{EventSchema, HEADER, NAMING};
 use crate::caller::Caller;
 use crate::chaos::{Fault, Subject};
@@ -90,22 +91,24 @@ pub(crate) struct Member {
     pub(crate) event: String,
     /// Fields that it always has there, with their values.
     pub(crate) enriched: Vec<String>,
+    /// Which of them it carries.
+    pub(crate) filter: Option<Filter>,
 }
 
 /// Where a change event holds, besides what it tells, fields that channels add.
 pub(crate) const ENRICHED: &str = "~enriched";
 
-/// Adds to an event what its channel adds, and takes away what is meant for others.
-fn enrich(mut event: Event, topics: &Topics) -> Event {
-    let Some(Value::Object(added)) = event.payload.as_object_mut().and_then(|fields| fields.remove(ENRICHED)) else {
-        return event;
-    };
-    let Topics::Several(channel) = topics else { return event };
-    let Some(member) = channel.members.iter().find(|member| member.event == event.topic) else { return event };
-    let Value::Object(fields) = &mut event.payload else { return event };
-    for (path, value) in added.into_iter().filter(|(path, _)| member.enriched.contains(path)) {
+/// Adds to an event what its channel adds, and takes away what is meant for others; `None` where the channel does not carry it.
+fn enrich(mut event: Event, topics: &Topics) -> Option<Event> {
+    let added = event.payload.as_object_mut().and_then(|fields| fields.remove(ENRICHED));
+    let Topics::Several(channel) = topics else { return Some(event) };
+    let member = channel.members.iter().find(|member| member.event == event.topic)?;
+    let Value::Object(fields) = &mut event.payload else { return None };
+    let added = added.as_ref().and_then(Value::as_object).into_iter().flatten();
+    for (path, value) in added.filter(|(path, _)| member.enriched.contains(path)) {
+        let value = value.clone();
         match path.split_once('.') {
-            None => drop(fields.entry(path).or_insert(value)),
+            None => drop(fields.entry(path.clone()).or_insert(value)),
             Some((whole, part)) => {
                 if let Value::Object(parts) = fields.entry(whole).or_insert_with(|| json!({})) {
                     parts.entry(part).or_insert(value);
@@ -113,7 +116,7 @@ fn enrich(mut event: Event, topics: &Topics) -> Event {
             }
         }
     }
-    event
+    member.filter.as_ref().is_none_or(|filter| filter.lets_pass(&event.payload)).then_some(event)
 }
 
 /// Returns what a channel carries; `None` where this user knows no such channel.
@@ -150,6 +153,12 @@ pub(crate) struct Event {
 /// Returns an event as a caller may see it: without fields that are hidden from him.
 fn visible(mut event: Event, caller: &Caller) -> Option<Event> {
     if event.topic.starts_with('/') {
+        // A generic event may be meant for some.
+        let users = event.payload.as_object_mut()?.remove("users");
+        let users = users.as_ref().and_then(Value::as_array).filter(|users| !users.is_empty());
+        if users.is_some_and(|users| !users.iter().any(|user| *user == caller.user_id)) {
+            return None;
+        }
         // A record by a query: as far as the caller sees its object.
         let object = event.payload.as_object_mut()?.remove("object");
         if let Some(object) = object.as_ref().and_then(Value::as_str)
@@ -249,7 +258,7 @@ impl Org {
     ) -> Answered<(Vec<Event>, Option<i64>)> {
         let events = self.kept(topics, behind, limit)?;
         let last = events.last().map(|event| event.replay);
-        let seen = events.into_iter().filter_map(|event| visible(enrich(event, topics), caller));
+        let seen = events.into_iter().filter_map(|event| visible(enrich(event, topics)?, caller));
         Ok((self.disturbed(seen), last))
     }
 

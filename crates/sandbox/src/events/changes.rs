@@ -8,9 +8,10 @@ use rusqlite::types::Value as Sql;
 use serde_json::{Map, Value, json};
 
 use super::bus::ENRICHED;
+use super::differences::difference;
 use crate::chaos::{Fault, Subject};
 use crate::error::Answered;
-use crate::schema::{Field, Object};
+use crate::schema::{Field, Kind as FieldKind, Object};
 use crate::store::{Store, quoted};
 use crate::value;
 
@@ -67,6 +68,14 @@ impl Kind {
     }
 }
 
+/// A field whose value is another now.
+#[derive(Debug, Clone)]
+pub(crate) struct Changed {
+    pub(crate) name: String,
+    /// What is told in the place of a large text that changed a little.
+    difference: Option<String>,
+}
+
 /// An event that is published when its transaction ends well.
 #[derive(Debug, Clone)]
 pub(crate) enum Pending {
@@ -78,6 +87,7 @@ pub(crate) enum Pending {
         fields: Map<String, Value>,
         changed: Vec<String>,
         nulled: Vec<String>,
+        different: Vec<String>,
     },
     /// A generic event, or one of a `PushTopic`, on its channel.
     Older { topic: String, payload: Value },
@@ -142,7 +152,7 @@ impl Store<'_> {
     }
 
     /// Returns the fields of a row whose values differ from what is stored.
-    pub(crate) fn differing(&self, object: &Object, id: &str, row: &[(&Field, Sql)]) -> Answered<Vec<String>> {
+    pub(crate) fn differing(&self, object: &Object, id: &str, row: &[(&Field, Sql)]) -> Answered<Vec<Changed>> {
         if row.is_empty() || !self.is_watched(object)? {
             return Ok(Vec::new());
         }
@@ -153,11 +163,18 @@ impl Store<'_> {
             .prepare_cached(&sql)?
             .query_row([id], |stored| (0..row.len()).map(|at| stored.get(at)).collect())?;
         let differ = row.iter().zip(stored).filter(|((_, new), old)| new != old);
-        Ok(differ.map(|((field, _), _)| field.name.clone()).collect())
+        let changed = differ.map(|((field, new), old)| {
+            let difference = match (&old, new) {
+                (Sql::Text(old), Sql::Text(new)) if field.kind == FieldKind::Textarea => difference(old, new),
+                _ => None,
+            };
+            Changed { name: field.name.clone(), difference }
+        });
+        Ok(changed.collect())
     }
 
     /// Notes that a record was changed; `changed` names the fields of an update.
-    pub(crate) fn note(&mut self, object: &Object, id: &str, kind: Kind, changed: &[String]) -> Answered<()> {
+    pub(crate) fn note(&mut self, object: &Object, id: &str, kind: Kind, changed: &[Changed]) -> Answered<()> {
         self.note_topics(object, id, kind, changed)?;
         if !self.publishes(object) || (kind == Kind::Update && changed.is_empty()) {
             return Ok(());
@@ -165,14 +182,17 @@ impl Store<'_> {
         let wanted = |field: &&Field| match kind {
             Kind::Delete | Kind::Overflow => false,
             // When it was changed is told also where a second has not passed since.
-            Kind::Update => changed.contains(&field.name) || field.name == "LastModifiedDate",
+            Kind::Update => {
+                changed.iter().any(|changed| changed.name == field.name) || field.name == "LastModifiedDate"
+            }
             Kind::Create | Kind::Undelete => true,
         };
         let told: Vec<&Field> = object.stored().filter(|field| told(field)).filter(wanted).collect();
         if kind == Kind::Update && told.iter().all(|field| field.name.starts_with("LastModified")) {
             return Ok(());
         }
-        let (mut fields, mut names, mut nulled) = (Map::new(), Vec::new(), Vec::new());
+        let (mut fields, mut names) = (Map::new(), Vec::new());
+        let (mut nulled, mut different) = (Vec::new(), Vec::new());
         if !told.is_empty() {
             let columns: Vec<String> = told.iter().map(|field| quoted(&field.name)).collect();
             let sql = format!("SELECT {} FROM {} WHERE \"Id\"=?", columns.join(","), quoted(&object.name));
@@ -180,11 +200,16 @@ impl Store<'_> {
             let mut rows = statement.query([id])?;
             let Some(row) = rows.next()? else { return Ok(()) };
             for (at, field) in told.iter().enumerate() {
-                let value = value::json(field.kind, row.get_ref(at)?);
+                let mut value = value::json(field.kind, row.get_ref(at)?);
                 let (whole, part) = path_of(object, field);
                 let name = whole.as_ref().map_or_else(|| part.clone(), |whole| format!("{whole}.{part}"));
                 if kind == Kind::Update {
                     names.push(name.clone());
+                }
+                let told = changed.iter().find(|changed| changed.name == field.name);
+                if let Some(difference) = told.and_then(|changed| changed.difference.clone()) {
+                    value = Value::String(difference);
+                    different.push(name.clone());
                 }
                 if value.is_null() {
                     if kind == Kind::Update {
@@ -227,6 +252,7 @@ impl Store<'_> {
             fields,
             changed: names,
             nulled,
+            different,
         });
         Ok(())
     }
@@ -287,8 +313,9 @@ impl Store<'_> {
                 Pending::Change { object, .. } if changed.contains_key(&object) => {
                     changed.insert(object.clone(), 0);
                     let (ids, kind) = (vec![NO_RECORD.to_owned()], Kind::Overflow);
-                    let (fields, changed, nulled) = (Map::new(), Vec::new(), Vec::new());
-                    told.push(Pending::Change { object, ids, kind, fields, changed, nulled });
+                    let (fields, changed) = (Map::new(), Vec::new());
+                    let (nulled, different) = (Vec::new(), Vec::new());
+                    told.push(Pending::Change { object, ids, kind, fields, changed, nulled, different });
                 }
                 other => told.push(other),
             }
@@ -330,14 +357,17 @@ impl Store<'_> {
                     fields.insert("CreatedById".to_owned(), json!(self.user));
                     (object, uuid_of(&id), schema, Value::Object(fields))
                 }
-                Pending::Change { object, ids, kind, mut fields, mut changed, mut nulled } => {
+                Pending::Change { object, ids, kind, mut fields, mut changed, mut nulled, mut different } => {
                     let large = || json!(fields).to_string().len() > LARGEST;
                     let gap = match kind {
                         Kind::Overflow => false,
                         _ => self.strikes(&object, &Fault::EventGap) || large(),
                     };
                     if gap {
-                        (fields, changed, nulled) = (Map::new(), Vec::new(), Vec::new());
+                        fields.clear();
+                        for names in [&mut changed, &mut nulled, &mut different] {
+                            names.clear();
+                        }
                     }
                     let word = if gap { format!("GAP_{}", kind.word()) } else { kind.word().to_owned() };
                     let known = self.all.object(&object);
@@ -346,7 +376,7 @@ impl Store<'_> {
                         "entityName": object, "recordIds": ids, "changeType": word,
                         "changeOrigin": ORIGIN.with_borrow(String::clone), "transactionKey": transaction.key,
                         "sequenceNumber": transaction.events, "commitTimestamp": at, "commitNumber": transaction.first,
-                        "commitUser": self.user, "nulledFields": nulled, "diffFields": [], "changedFields": changed});
+                        "commitUser": self.user, "nulledFields": nulled, "diffFields": different, "changedFields": changed});
                     fields.insert("ChangeEventHeader".to_owned(), header);
                     let uuid = uuid_of(&format!("{}-{}", transaction.key, transaction.events));
                     (topic, uuid, self.event_schema(&object)?, Value::Object(fields))

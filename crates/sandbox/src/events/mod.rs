@@ -2,6 +2,8 @@
 
 mod bus;
 mod changes;
+mod differences;
+mod filters;
 mod pubsub;
 mod schemas;
 mod streaming;
@@ -12,6 +14,7 @@ mod wire;
 
 pub(crate) use bus::{Bus, Channel, Member, migrate};
 pub(crate) use changes::{Kind as ChangeKind, Pending, Transaction, set_origin};
+pub(crate) use filters::Filter;
 pub(crate) use pubsub::{PATH as PUBSUB, service as pubsub};
 pub(crate) use schemas::Schemas;
 pub(crate) use streaming::Streams;

@@ -1,12 +1,14 @@
 //! The Streaming API: CometD 1.0 by long polling. A connect is held until there is something to tell.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
+use tokio::sync::Notify;
 
 use super::bus::{From, Topics, topics};
+use super::schemas::HEADER;
 use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::org::Org;
@@ -37,6 +39,8 @@ struct Client {
     connected: bool,
     /// For each channel what it carries, and the number of the last event that was sent.
     subscriptions: BTreeMap<String, (Topics, i64)>,
+    /// Told when there is another subscription: a connect that is held may have something to tell then.
+    subscribed: Arc<Notify>,
 }
 
 impl Streams {
@@ -45,6 +49,13 @@ impl Streams {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients.retain(|_, client| client.held > 0 || client.seen.elapsed() < AWAY);
         clients
+    }
+
+    /// Returns the users who listen to a channel.
+    pub(super) fn listening(&self, channel: &str) -> HashSet<String> {
+        let clients = self.clients();
+        let listen = clients.values().filter(|client| client.subscriptions.contains_key(channel));
+        listen.map(|client| client.caller.user_id.clone()).collect()
     }
 }
 
@@ -132,6 +143,7 @@ impl Org {
                 held: 0,
                 connected: false,
                 subscriptions: BTreeMap::new(),
+                subscribed: Arc::default(),
             },
         );
         reply(
@@ -190,7 +202,10 @@ impl Org {
             };
             known.seen = Instant::now();
             match begins {
-                Some(begins) => drop(known.subscriptions.insert(channel.to_owned(), begins)),
+                Some(begins) => {
+                    known.subscriptions.insert(channel.to_owned(), begins);
+                    known.subscribed.notify_one();
+                }
                 None => drop(known.subscriptions.remove(channel)),
             }
             reply(&one, true, json!({}))
@@ -205,13 +220,13 @@ impl Org {
     async fn connect(self: &Arc<Self>, message: &Value, patience: Duration) -> (Vec<Value>, Value) {
         let id = message["clientId"].as_str().unwrap_or_default().to_owned();
         let mut news = self.bus.listen();
-        let first = {
+        let (first, subscribed) = {
             let mut clients = self.streams.clients();
             let Some(client) = clients.get_mut(&id) else {
                 return (Vec::new(), refusal(message, "403::Unknown client", "handshake"));
             };
             client.held += 1;
-            !std::mem::replace(&mut client.connected, true)
+            (!std::mem::replace(&mut client.connected, true), Arc::clone(&client.subscribed))
         };
         // However the wait ends, also when the caller goes away.
         let _held = Held { org: self.clone(), id: id.clone() };
@@ -226,6 +241,7 @@ impl Org {
             }
             tokio::select! {
                 _ = news.changed() => {}
+                () = subscribed.notified() => {}
                 () = tokio::time::sleep_until(end) => break Vec::new(),
             }
         };
@@ -242,7 +258,14 @@ impl Org {
         for (channel, (topics, behind)) in subscriptions {
             let Ok((events, last)) = self.published(&caller, &topics, behind, EVENTS) else { continue };
             reached.extend(last.map(|last| (channel.clone(), last)));
-            found.extend(events.into_iter().map(|event| {
+            found.extend(events.into_iter().map(|mut event| {
+                // What is told as differences stands one deeper here than in Avro.
+                let different = event.payload[HEADER]["diffFields"].as_array().cloned().unwrap_or_default();
+                for name in different.iter().filter_map(Value::as_str) {
+                    if let Some(told) = event.payload.get_mut(name) {
+                        *told = json!({"diff": told.take()});
+                    }
+                }
                 let mut data = json!({"schema": event.schema, "payload": event.payload,
                                       "event": {"replayId": event.replay, "EventUuid": event.uuid}});
                 if matches!(topics, Topics::Older(_)) {

@@ -4,9 +4,10 @@
 use rusqlite::params;
 use serde_json::{Map, Value, json};
 
-use super::changes::{Kind, Pending};
+use super::changes::{Changed, Kind, Pending};
 use crate::cursors::Cursors;
 use crate::error::{Answered, ApiError};
+use crate::id;
 use crate::org::Org;
 use crate::query::{self, Context};
 use crate::rest::{Answer, Call};
@@ -74,7 +75,7 @@ fn words(text: &str) -> impl Iterator<Item = String> {
 
 impl PushTopic {
     /// True when it wants to know of a change of these fields.
-    fn wants(&self, kind: Kind, changed: &[String]) -> bool {
+    fn wants(&self, kind: Kind, changed: &[Changed]) -> bool {
         let operation = match kind {
             Kind::Create => 0,
             Kind::Update => 1,
@@ -95,7 +96,7 @@ impl PushTopic {
             "Where" => condition.to_owned(),
             _ => format!("{select} {condition}"),
         };
-        words(&read).any(|word| changed.iter().any(|name| name.eq_ignore_ascii_case(&word)))
+        words(&read).any(|word| changed.iter().any(|field| field.name.eq_ignore_ascii_case(&word)))
     }
 }
 
@@ -155,7 +156,7 @@ impl Store<'_> {
     }
 
     /// Tells the topics that find a record of its change.
-    pub(super) fn note_topics(&mut self, object: &Object, id: &str, kind: Kind, changed: &[String]) -> Answered<()> {
+    pub(super) fn note_topics(&mut self, object: &Object, id: &str, kind: Kind, changed: &[Changed]) -> Answered<()> {
         for mut topic in self.push_topics(object)?.into_iter().filter(|topic| topic.wants(kind, changed)) {
             let is = soql::parse(&format!("SELECT Id FROM {} WHERE Id = {}", object.name, soql::quote(id)));
             let is = is.map_err(|error| ApiError::unexpected(&error.message))?.filter;
@@ -198,7 +199,7 @@ impl Org {
     }
 
     /// Answers `sobjects/StreamingChannel/{id}/push`: generic events.
-    pub(crate) fn push(&self, call: &Call, id: &str) -> Answered<Answer> {
+    pub(crate) fn push(&self, call: &Call, channel: &str) -> Answered<Answer> {
         let body: Value = serde_json::from_slice(&call.body)
             .map_err(|error| ApiError::new(400, "JSON_PARSER_ERROR", error.to_string()))?;
         let events = body["pushEvents"].as_array().filter(|events| !events.is_empty()).ok_or_else(|| {
@@ -209,20 +210,39 @@ impl Org {
             let message = format!("each event has a payload of at most {LONGEST} characters");
             return Err(ApiError::new(400, "INVALID_FIELD", message));
         }
+        // Those it is meant for; all, where nobody is named.
+        let named = |event: &Value| {
+            let ids = event["userIds"].as_array().into_iter().flatten();
+            ids.map(|id| id.as_str().and_then(id::normal)).collect::<Option<Vec<String>>>()
+        };
+        let users: Vec<Vec<String>> = events
+            .iter()
+            .map(|event| named(event).ok_or_else(|| ApiError::new(400, "INVALID_FIELD", "userIds are ids of users")))
+            .collect::<Answered<_>>()?;
         let name: String = self.read(|connection| {
             let sql = "SELECT \"Name\" FROM \"StreamingChannel\" WHERE \"Id\"=? AND \"IsDeleted\"=0";
-            connection.prepare_cached(sql)?.query_row(params![id], |row| row.get(0)).map_err(|_| ApiError::not_found())
+            connection
+                .prepare_cached(sql)?
+                .query_row(params![channel], |row| row.get(0))
+                .map_err(|_| ApiError::not_found())
         })?;
         self.write(&call.caller, |store| {
             let created = crate::value::rest_datetime(&store.now);
-            for text in &payloads {
-                let payload = json!({"event": {"createdDate": created}, "payload": text});
+            for (text, users) in payloads.iter().zip(&users) {
+                let payload = json!({"event": {"createdDate": created}, "payload": text, "users": users});
                 store.pending.push(Pending::Older { topic: name.clone(), payload });
             }
             Ok(())
         })?;
         // Of those who listen to all of it nobody is counted. Source: Streaming API guide, generic events.
-        let pushed: Vec<Value> = events.iter().map(|_| json!({"fanoutCount": -1, "userOnlineStatus": {}})).collect();
-        Ok(Answer::json(200, &Value::Array(pushed)))
+        let listening = self.streams.listening(&name);
+        let pushed = users.iter().map(|users| {
+            let online: Map<String, Value> =
+                users.iter().map(|user| (user.clone(), json!(listening.contains(user)))).collect();
+            let count =
+                if users.is_empty() { -1 } else { online.values().filter(|here| **here == true).count() as i64 };
+            json!({"fanoutCount": count, "userOnlineStatus": online})
+        });
+        Ok(Answer::json(200, &pushed.collect()))
     }
 }

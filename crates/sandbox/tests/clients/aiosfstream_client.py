@@ -127,6 +127,16 @@ async def generic():
     told = [(await receive(client))["data"] for _ in range(2)]
     assert [one["payload"] for one in told] == ["first", "second"], told
     assert told[0]["event"]["replayId"] < told[1]["event"]["replayId"], told
+    # One that is meant for somebody else, and one for us.
+    me = urllib.request.Request(f"{address}/services/oauth2/userinfo", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(me) as answer:
+        me = json.load(answer)["user_id"]
+    other = "005000000000999"
+    pushed = call(token, "POST", f"/sobjects/StreamingChannel/{made['id']}/push",
+                  {"pushEvents": [{"payload": "theirs", "userIds": [other]}, {"payload": "ours", "userIds": [me]}]})
+    assert [one["fanoutCount"] for one in pushed] == [0, 1], pushed
+    assert pushed[1]["userOnlineStatus"] == {me: True}, pushed
+    assert (await receive(client))["data"]["payload"] == "ours"
     await client.close()
 
 

@@ -79,6 +79,7 @@ async fn python_s_cometd_client_listens_to_the_sandbox() -> Result<(), Failed> {
     let member = |event: &str, fields: &[&str]| sandbox::EventChannelMember {
         event: event.to_owned(),
         enriched_fields: fields.iter().map(|name| (*name).to_owned()).collect(),
+        filter: None,
     };
     config.definition.platform_event_channels = vec![sandbox::EventChannel {
         name: "Sales__chn".to_owned(),

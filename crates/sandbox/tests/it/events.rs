@@ -1,6 +1,6 @@
 //! Events by the protocol itself: what is published with a transaction, how long it is kept, who may listen.
 
-use sandbox::{Config, Sandbox};
+use sandbox::{Config, EventChannel, EventChannelMember, Sandbox};
 use serde_json::{Value, json};
 
 use crate::{Client, Failed, here};
@@ -188,5 +188,89 @@ async fn events_that_are_published_at_once_are_told_though_their_transaction_com
     let told: Vec<Value> =
         listener.events().await?.into_iter().map(|event| event["payload"]["What__c"].clone()).collect();
     assert_eq!(told, ["first", "second"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_carries_what_its_filter_lets_pass_and_large_texts_are_told_by_their_differences()
+-> Result<(), Failed> {
+    crate::provider();
+    let channel = |name: &str, event: &str, filter: &str| {
+        let member = EventChannelMember {
+            event: event.to_owned(),
+            enriched_fields: Vec::new(),
+            filter: Some(filter.to_owned()),
+        };
+        EventChannel { name: name.to_owned(), members: vec![member] }
+    };
+    let with = |channels: Vec<EventChannel>| {
+        let mut config = Config { projects: vec![here("../../../shared/data/ebikes-lwc")], ..Config::default() };
+        config.definition.platform_event_channels = channels;
+        config
+    };
+    let filter = "(Industry = 'banking' OR BillingCity LIKE 'K_ln') AND ChangeEventHeader.changeType IN ('UPDATE')";
+    let sandbox = Sandbox::start(with(vec![
+        channel("Some__chn", "AccountChangeEvent", filter),
+        channel("Built__chn", "Manufacturing_Event__e", "Status__c != 'Sold' AND NOT (Order_Id__c IN ('O-3'))"),
+    ]))
+    .await?;
+    let client = Client::sign_in(&sandbox).await?;
+    let listener = Listener::new(&client).await?;
+    for channel in ["/data/Some__chn", "/event/Built__chn"] {
+        assert_eq!(listener.subscribe(channel, -1).await?["successful"], true);
+    }
+    let lines: Vec<String> = (0..60).map(|line| format!("{line}: a line of a text that is long enough")).collect();
+    let text = lines.join("\n");
+    let made = client.create("Account", json!({"Name": "No", "Industry": "Apparel", "Description": text})).await?;
+    client.create("Account", json!({"Name": "Made", "Industry": "Banking"})).await?;
+    client.call("PATCH", &format!("/sobjects/Account/{made}"), Some(&json!({"Name": "Still not"}))).await?;
+    client.call("PATCH", &format!("/sobjects/Account/{made}"), Some(&json!({"BillingCity": "K\u{f6}ln"}))).await?;
+    let events = listener.events().await?;
+    assert_eq!(events.len(), 1, "{events:?}");
+    // What the filter names is told though it did not change.
+    assert_eq!(events[0]["payload"]["Industry"], "Apparel");
+    assert_eq!(events[0]["payload"]["BillingAddress"]["City"], "K\u{f6}ln");
+    let text = text.replace("7: a line", "7: another line");
+    client.call("PATCH", &format!("/sobjects/Account/{made}"), Some(&json!({"Description": text}))).await?;
+    let event = listener.events().await?.remove(0);
+    assert_eq!(header(&event, "diffFields"), &json!(["Description"]));
+    assert_eq!(header(&event, "changedFields"), &json!(["LastModifiedDate", "Description"]));
+    let told = event["payload"]["Description"]["diff"].as_str().ok_or("a difference")?;
+    assert!(told.starts_with("--- \n+++ ") && told.contains("\n@@ -8,1 +8,1 @@\n-7: a line"), "{told}");
+    client.create("Manufacturing_Event__e", json!({"Order_Id__c": "O-1", "Status__c": "Sold"})).await?;
+    client.create("Manufacturing_Event__e", json!({"Order_Id__c": "O-2", "Status__c": "Built"})).await?;
+    let events = listener.events().await?;
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(events[0]["payload"]["Order_Id__c"], "O-2");
+    // A filter that can't be is said before the org starts.
+    for (filter, why) in [
+        ("Nothing__c = 1", "Account has no field Nothing__c"),
+        ("ChangeEventHeader.recordIds = '001'", "is a list"),
+        ("Industry = 'x' LIMIT 1", "and nothing else"),
+        ("Industry ~ 'x'", "line 1:"),
+    ] {
+        let refused = Sandbox::start(with(vec![channel("Some__chn", "AccountChangeEvent", filter)])).await;
+        let said = refused.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(said.starts_with("platform_event_channels: Some__chn: ") && said.contains(why), "{filter}: {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connect_that_is_held_tells_what_a_later_subscription_replays() -> Result<(), Failed> {
+    let sandbox = org(&["Account"]).await?;
+    let client = Client::sign_in(&sandbox).await?;
+    client.create("Account", json!({"Name": "Before"})).await?;
+    for _ in 0..10 {
+        let listener = Listener::new(&client).await?;
+        // The connect has a head start; nothing is published any more.
+        let subscribe = async {
+            tokio::task::yield_now().await;
+            listener.subscribe("/data/AccountChangeEvent", -2).await
+        };
+        let (events, subscribed) = tokio::join!(listener.events(), subscribe);
+        assert_eq!(subscribed?["successful"], true);
+        assert_eq!(events?[0]["payload"]["Name"], "Before");
+    }
     Ok(())
 }

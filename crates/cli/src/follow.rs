@@ -1,17 +1,11 @@
 //! Syncs that are followed as changes happen, and what their streams do.
 
-use std::time::Duration;
-
-use engine::{Following, Options, Report, Stream, Sync};
+use engine::{Following, Options, Report, Sync};
 use model::{Class, Side};
-use serde_json::json;
 
 use crate::Failure;
 use crate::commands::{failure, json, line, stop_on_interrupt, table};
 use crate::project::Project;
-
-/// How long a stream may be silent about itself before it counts as cut off.
-const SILENT: i64 = 10;
 
 /// Follows syncs, all at the same time, until Ctrl-C or until one of them can't go on.
 pub(crate) async fn follow(project: &Project, names: &[String], force: bool, as_json: bool) -> Result<(), Failure> {
@@ -85,30 +79,22 @@ fn shown(lag: engine::Lag) -> String {
 
 /// Says what the streams of followed syncs do, or did last.
 pub(crate) fn streams(project: &Project, as_json: bool) -> Result<(), Failure> {
-    let now = chrono::Utc::now();
     let mut rows = table(&["sync", "side", "state", "changes", "a second", "lag p50/p99", "reconnects", "gaps"]);
-    let streams = project.store.streams()?;
+    let streams = engine::streams(&project.store, chrono::Utc::now())?;
     if streams.is_empty() && !as_json {
         println!("No sync is followed. `bridgehead run --follow` does that.");
         return Ok(());
     }
     for shown in streams {
-        let stream: Stream = serde_json::from_str(&shown.body).unwrap_or_default();
-        let side = if shown.side == Side::Salesforce { "Salesforce" } else { "outside" };
-        let silent = chrono::DateTime::parse_from_rfc3339(&shown.at).map_or(0, |at| (now - at.to_utc()).num_seconds());
-        let state = match (shown.ended, Duration::from_secs(silent.max(0).cast_unsigned()).as_secs()) {
-            (true, _) => "stopped",
-            (false, silent) if silent > SILENT.cast_unsigned() => "cut off",
-            _ => "listening",
-        };
         if as_json {
-            json(&json!({"sync": shown.sync, "side": side, "state": state, "at": shown.at, "stream": stream}))?;
+            json(&shown)?;
             continue;
         }
+        let stream = shown.stream;
         rows.add_row([
             shown.sync,
-            side.to_owned(),
-            state.to_owned(),
+            shown.side.to_owned(),
+            shown.state.to_owned(),
             stream.changes.to_string(),
             format!("{:.1}", stream.per_second),
             format!("{:.0}/{:.0} ms", stream.lag.p50, stream.lag.p99),

@@ -8,6 +8,7 @@ mod demo;
 mod follow;
 mod project;
 mod sandbox;
+mod serve;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -75,6 +76,12 @@ enum Command {
         /// One JSON object per stream, instead of text.
         #[arg(long)]
         json: bool,
+    },
+    /// Answer the admin API on this machine, until Ctrl-C.
+    Serve {
+        /// The port of 127.0.0.1; 0 takes a free one.
+        #[arg(long, default_value_t = 8420)]
+        port: u16,
     },
     /// Put back what a run of a two-way sync wrote, on both sides; what was changed since stays.
     Undo {
@@ -246,6 +253,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Run { syncs, force, follow: true, json, .. } => follow::follow(&open()?, &syncs, force, json).await,
         Command::Run { syncs, full, force, json, .. } => commands::run(&open()?, &syncs, full, force, json).await,
         Command::Streams { json } => follow::streams(&open()?, json),
+        Command::Serve { port } => serve::serve(open()?, port).await,
         Command::Undo { run, force, json } => commands::undo(&open()?, run, force, json).await,
         Command::Conflicts(arguments) => conflicts::run(&open()?, arguments),
         Command::Capture(arguments) => capture::run(&open()?, arguments).await,

@@ -109,6 +109,8 @@ pub struct Notice {
     /// The end of a window all of whose changes are told with this notice and those before it; `None` where the system's
     /// notices are no windows.
     pub until: Option<String>,
+    /// The place behind which the system goes on when somebody listens again; `None` where it keeps none.
+    pub place: Option<String>,
     /// Why not all was told that changed since the last window: it is to be looked for.
     pub missed: Option<String>,
     /// True when the connection was lost before it, and made again.
@@ -269,13 +271,14 @@ pub trait Source: Catalog {
         Ok(())
     }
 
-    /// Listens to changes of an entity from now on, by the value of `key`; what is told of `fields` comes along. Lost connections are made again, and what could
-    /// not be told for that is said to be missed; an error is the last notice.
+    /// Listens to changes of an entity by the value of `key`, from now on, or from behind a place of an earlier notice where
+    /// the system has such places; what is told of `fields` comes along. Lost connections are made again, and what could not
+    /// be told for that, or is not kept since that place any more, is said to be missed; an error is the last notice.
     ///
     /// # Errors
     ///
     /// Class `Mapping` where the system tells no changes of this entity as they happen.
-    async fn listen(&self, entity: &Entity, _key: &str, _fields: &[String]) -> Result<Notices> {
+    async fn listen(&self, entity: &Entity, _key: &str, _fields: &[String], _place: Option<&str>) -> Result<Notices> {
         Err(Error::new(
             Class::Mapping,
             format!("changes of {} can't be followed: nothing tells of them as they happen", entity.name),

@@ -24,7 +24,7 @@ use crate::chunk::{Chunk, cell, source_key};
 use crate::prepare::read;
 use crate::report::{Error, Report};
 use crate::run::{Options, Running, ended, running};
-use crate::stream::{Before, Braked, Following, LONGEST, SHOWN, Stream, histogram, lag_of, or_silent};
+use crate::stream::{Before, Braked, Following, LONGEST, SHOWN, Stream, histogram, lag_of, or_silent, place_before};
 use crate::sync::{Deletes, Sync};
 
 /// Records that are settled together, at most, about.
@@ -72,7 +72,9 @@ pub(crate) async fn listen(
     }
     let identity = plan.record_id.unwrap_or(0);
     let key = plan.source_fields[identity].clone();
-    let told = running.source.listen(&running.prepared.source, &key, &plan.source_fields).await?;
+    let place = place_before(running.store, &running.sync.name, running.source_side())?;
+    let source = &running.prepared.source;
+    let told = running.source.listen(source, &key, &plan.source_fields, place.as_deref()).await?;
     let follower = Follower {
         only_tells,
         read,
@@ -81,7 +83,7 @@ pub(crate) async fn listen(
         following,
         linked: 0,
         braked: Braked::default(),
-        stream: Stream { since: Utc::now().to_rfc3339(), ..Stream::default() },
+        stream: Stream { since: Utc::now().to_rfc3339(), position: place, ..Stream::default() },
         lags: histogram(),
         told: 0,
         shown: Instant::now(),
@@ -120,7 +122,7 @@ struct Batch {
     unreadable: Vec<Unreadable>,
     /// When changes were committed, and how many.
     committed: Vec<(i64, u64)>,
-    until: Option<String>,
+    place: Option<String>,
     missed: Option<String>,
     drained: bool,
     settled: Vec<oneshot::Sender<()>>,
@@ -174,6 +176,7 @@ impl Follower<'_, '_> {
                 () = tokio::time::sleep_until(shown) => {}
             }
             self.settle(&batch).await?;
+            self.stream.position = batch.place.take().or(self.stream.position.take());
             for settled in batch.settled.drain(..) {
                 // Whoever told it may be gone.
                 let _ = settled.send(());
@@ -213,7 +216,7 @@ impl Follower<'_, '_> {
             batch.missed = Some(missed);
         }
         batch.committed.extend(notice.committed.map(|at| (at, count)));
-        batch.until = notice.until.or(batch.until.take());
+        batch.place = notice.place.or(notice.until).or(batch.place.take());
         batch.drained |= notice.drained;
         batch.settled.extend(notice.settled);
         batch.keys.extend(notice.keys);
@@ -283,7 +286,6 @@ impl Follower<'_, '_> {
                 other => break other?,
             }
         }
-        self.stream.position = batch.until.clone().or(self.stream.position.take());
         let now = Utc::now().timestamp_micros();
         for (at, count) in &batch.committed {
             self.lags.saturating_record_n((now - at).max(1).cast_unsigned(), *count);

@@ -20,7 +20,7 @@ pub use merge::{Contested, Policy};
 pub use prepare::{Forecast, forecast};
 pub use report::{Counts, Error, Lag, Progress, Receipt, Report};
 pub use run::{Options, run};
-pub use stream::{Following, Stream};
+pub use stream::{Following, Stream, StreamState, streams};
 pub use sync::{Deletes, Sync, circle_of, in_order};
 pub use two_way::{
     PreparedPairs, TwoWayRules, capture_of, follow_pairs, forecast_pairs, prepare_pairs, run_pairs, run_prepared,

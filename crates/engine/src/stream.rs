@@ -3,10 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use endpoint::{Notice, Notices};
 use futures::StreamExt as _;
 use hdrhistogram::Histogram;
+use model::Side;
 use serde::{Deserialize, Serialize};
+use state::Store;
 use tokio::time::Instant;
 
 use crate::report::Lag;
@@ -37,6 +40,7 @@ impl Default for Following {
 
 /// What a stream of changes has done since it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Stream {
     /// Changes told.
     pub changes: u64,
@@ -49,7 +53,6 @@ pub struct Stream {
     /// Times that not all was told.
     pub gaps: u64,
     /// Times that was looked for what was changed and not told.
-    #[serde(default)]
     pub looks: u64,
     /// Why not all was told, the last time.
     pub last_gap: Option<String>,
@@ -59,6 +62,54 @@ pub struct Stream {
     pub since: String,
     /// When it last told anything, in RFC 3339.
     pub told: Option<String>,
+}
+
+/// How long a stream may be silent about itself before it counts as cut off, in seconds.
+const SILENT: i64 = 10;
+
+/// A stream of changes, and what has become of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StreamState {
+    /// The sync.
+    pub sync: String,
+    /// The side that tells: `Salesforce` or `outside`.
+    pub side: &'static str,
+    /// `listening`, `stopped`, or `cut off` where nobody said that it was stopped.
+    pub state: &'static str,
+    /// When that was known, in RFC 3339.
+    pub at: String,
+    /// What it has done.
+    pub stream: Stream,
+}
+
+/// Returns what the streams of followed syncs do, or did last, by sync and side.
+///
+/// # Errors
+///
+/// When the store can't be read.
+pub fn streams(store: &Store, now: DateTime<Utc>) -> Result<Vec<StreamState>, state::Error> {
+    let known = |shown: state::ShownStream| {
+        let silent = DateTime::parse_from_rfc3339(&shown.at).map_or(0, |at| (now - at.to_utc()).num_seconds());
+        let state = match shown.ended {
+            true => "stopped",
+            false if silent > SILENT => "cut off",
+            false => "listening",
+        };
+        let side = if shown.side == Side::Salesforce { "Salesforce" } else { "outside" };
+        let stream = serde_json::from_str(&shown.body).unwrap_or_default();
+        StreamState { sync: shown.sync, side, state, at: shown.at, stream }
+    };
+    Ok(store.streams()?.into_iter().map(known).collect())
+}
+
+/// How much later than the time of a record's last change its event may say that it was committed, in microseconds: records
+/// tell the second, and a little earlier where they are warm.
+pub(crate) const STALE: i64 = 2_000_000;
+
+/// Returns the place up to which everything that a side told had an outcome, when it was followed last.
+pub(crate) fn place_before(store: &Store, sync: &str, side: Side) -> Result<Option<String>, state::Error> {
+    let shown = store.streams()?.into_iter().find(|shown| shown.sync == sync && shown.side == side);
+    Ok(shown.and_then(|shown| serde_json::from_str::<Stream>(&shown.body).ok()?.position))
 }
 
 /// Returns an empty histogram of microseconds, up to a day.

@@ -413,3 +413,34 @@ async fn what_can_not_be_followed_is_said_at_once() -> Result<(), Failed> {
     bench.expect(&["run", "--follow", "orders_in"], 4, &["changes of orders can't be followed"]).await?;
     bench.expect(&["streams"], 0, &["No sync is followed"]).await
 }
+
+/// What was told last is remembered by its replay id: what happened while nobody listened is told, too, and of what no query
+/// shows any more there is nothing else that tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn following_goes_on_behind_the_last_event_that_had_an_outcome() -> Result<(), Failed> {
+    let there = InPostgres::new(&by_log(), "replayed").await?;
+    let (bench, client) = (&there.bench, there.bench.client()?);
+    there.sql(
+        "INSERT INTO customers (id, name, city) SELECT 'C-' || n, 'n' || n, 'Bonn' FROM generate_series(1, 9) n",
+    )?;
+    let followed = Followed::start(bench).await?;
+    client.update("Account", &id_of(bench, "C-1").await?, &json!({"BillingCity": "Ulm"})).await?;
+    until("an edit", async || Ok(city(&there, "C-1").await?.as_deref() == Some("Ulm"))).await?;
+    followed.stop().await?;
+    // One goes for good, one has other values since than its first event says.
+    let (gone, moved) = (id_of(bench, "C-2").await?, id_of(bench, "C-3").await?);
+    client.delete("Account", &gone).await?;
+    let purge = outbound::Request::new("POST", "/sandbox/api/purge").json(&json!({"ids": [gone]}));
+    client.send(&purge).await?;
+    for wanted in ["Rom", "Bari"] {
+        client.update("Account", &moved, &json!({"BillingCity": wanted})).await?;
+    }
+    let followed = Followed::start(bench).await?;
+    assert_eq!(city(&there, "C-3").await?.as_deref(), Some("Bari"), "the look comes first");
+    let left = "SELECT count(*) FROM customers WHERE id = 'C-2'";
+    until("what no query shows", async || Ok(there.db.query_one(left, &[]).await?.get::<_, i64>(0) == 0)).await?;
+    followed.stop().await?;
+    assert_eq!(city(&there, "C-3").await?.as_deref(), Some("Bari"), "what was told of it was past");
+    bench.expect(&["conflicts", "list", "--all"], 0, &["No conflicts"]).await?;
+    there.cleared().await
+}

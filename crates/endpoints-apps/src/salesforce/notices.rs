@@ -35,6 +35,20 @@ fn topic(object: &str) -> String {
     }
 }
 
+/// Why what was told last is not gone on from. Source: Pub/Sub API guide, event retention.
+const PAST: &str = "the org keeps its events for three days, and what was told last is older";
+
+/// Returns a replay id as a place.
+fn place_of(replay: &[u8]) -> String {
+    replay.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Returns the replay id of a place.
+fn replay_of(place: &str) -> Option<Vec<u8>> {
+    let byte = |at| u8::from_str_radix(place.get(at..at + 2)?, 16).ok();
+    (0..place.len()).step_by(2).map(byte).collect()
+}
+
 /// Where changes come from.
 enum Feed {
     PubSub(PubSub),
@@ -76,7 +90,7 @@ struct Listener {
 }
 
 impl Org {
-    pub(super) async fn notices(&self, entity: &Entity, fields: &[String]) -> Result<Notices> {
+    pub(super) async fn notices(&self, entity: &Entity, fields: &[String], place: Option<&str>) -> Result<Notices> {
         let (schema, kinds) = self.columns(entity, fields).await?;
         let names = schema.fields().iter().map(|field| field.name().clone()).collect();
         let table = JsonTable::new(schema, kinds.clone());
@@ -88,9 +102,22 @@ impl Org {
             }
             Events::Streaming => Feed::Streaming(self.client.clone()),
         };
-        let mut subscription = feed.subscribe(&topic, Replay::Latest).await.map_err(what())?;
-        let mut listener = Listener { feed, topic: topic.clone(), replay: Replay::Latest, names, kinds, table };
+        let mut replay = place.and_then(replay_of).map_or(Replay::Latest, Replay::After);
+        let mut missed = None;
+        let mut subscription = match feed.subscribe(&topic, replay.clone()).await {
+            Err(error) if error.is_past_replay() => {
+                (replay, missed) = (Replay::Latest, Some(PAST.to_owned()));
+                feed.subscribe(&topic, Replay::Latest).await
+            }
+            other => other,
+        }
+        .map_err(what())?;
+        let mut listener = Listener { feed, topic: topic.clone(), replay, names, kinds, table };
         let (sender, receiver) = mpsc::channel(WAITING);
+        if missed.is_some() {
+            // There is room: nothing was told yet.
+            let _ = sender.try_send(Ok(Notice { missed, ..Notice::default() }));
+        }
         tokio::spawn(async move {
             tokio::select! {
                 () = listener.listen(&mut subscription, &sender) => {}
@@ -127,8 +154,7 @@ impl Listener {
             loop {
                 if let Some(error) = broken.take() {
                     if error.is_past_replay() {
-                        let why = "the org keeps its events for three days, and what was told last is older";
-                        missed = Some(why.to_owned());
+                        missed = Some(PAST.to_owned());
                         self.replay = Replay::Latest;
                     } else if !error.class().is_transient() {
                         let _ = sender.send(Err(failed(format!("cannot listen to {}", self.topic))(error))).await;
@@ -174,6 +200,7 @@ impl Listener {
             told_columns.extend(std::iter::repeat_n(columns, change.ids.len()));
             notice.keys.extend(change.ids);
         }
+        notice.place = Some(place_of(&told.latest));
         self.replay = Replay::After(told.latest);
         // What can't be read is fetched.
         notice.values = self.table.read(&records).ok().map(|rows| Values { rows, told: told_columns });

@@ -126,8 +126,8 @@ impl Source for Org {
         self.picked(read, key, keys).await
     }
 
-    async fn listen(&self, entity: &Entity, _: &str, fields: &[String]) -> Result<Notices> {
-        self.notices(entity, fields).await
+    async fn listen(&self, entity: &Entity, _: &str, fields: &[String], place: Option<&str>) -> Result<Notices> {
+        self.notices(entity, fields, place).await
     }
 
     async fn read(&self, read: Read) -> Result<Batches> {

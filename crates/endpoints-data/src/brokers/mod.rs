@@ -196,7 +196,7 @@ impl Source for Queues {
         self.broker.waiting(&read.entity.name).await
     }
 
-    async fn listen(&self, entity: &Entity, _: &str, fields: &[String]) -> Result<Notices> {
+    async fn listen(&self, entity: &Entity, _: &str, fields: &[String], _: Option<&str>) -> Result<Notices> {
         self.notices(entity, fields).await
     }
 

@@ -84,7 +84,7 @@ impl Source for Postgres {
         }
     }
 
-    async fn listen(&self, entity: &Entity, key: &str, _: &[String]) -> Result<Notices> {
+    async fn listen(&self, entity: &Entity, key: &str, _: &[String], _: Option<&str>) -> Result<Notices> {
         match log::slot(entity) {
             Some(slot) => self.notices(entity, slot, key).await,
             None => Err(Error::new(

@@ -76,7 +76,7 @@ impl Source for Sqlite {
         self.blocking(move |db| pairs::release(&db, &entity)).await
     }
 
-    async fn listen(&self, entity: &Entity, _: &str, _: &[String]) -> Result<Notices> {
+    async fn listen(&self, entity: &Entity, _: &str, _: &[String], _: Option<&str>) -> Result<Notices> {
         if entity.cursor.as_deref() != Some(CHANGES) {
             let message = format!("changes of {} can't be followed: capture them by triggers", entity.name);
             return Err(Error::new(Class::Mapping, message));

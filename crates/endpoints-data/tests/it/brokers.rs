@@ -114,14 +114,14 @@ async fn keeps_messages(kind: Kind, config: Value) -> Result<(), Failed> {
         ("C-1".into(), Op::Delete, None, None),
     ];
     let first = connection(kind, config.clone(), &entity)?;
-    let mut notices = first.listen(&orders(&entity), "id", &fields).await?;
+    let mut notices = first.listen(&orders(&entity), "id", &fields, None).await?;
     assert_eq!(taken(&mut notices, 4, false).await?, (told.clone(), vec![]));
     drop((notices, first));
     // What is newer comes behind it.
     out.write(&target(&entity), &ChangeBatch::upserts(records(&[("C-1", 700, None)])?, None)).await?;
     told.push(("C-1".into(), Op::Upsert, Some("7.00".into()), None));
     let second = connection(kind, config.clone(), &entity)?;
-    let mut notices = second.listen(&orders(&entity), "id", &fields).await?;
+    let mut notices = second.listen(&orders(&entity), "id", &fields, None).await?;
     let (rows, bad) = taken(&mut notices, 5, true).await?;
     let by_key = |rows: &[Row]| {
         let mut by_key: BTreeMap<String, Vec<Row>> = BTreeMap::new();
@@ -158,7 +158,7 @@ async fn says_what_is_missing(kind: Kind, config: Value) -> Result<(), Failed> {
     let refused = missing.write(&target(&entity), &ChangeBatch::upserts(records(&[("C-1", 1, None)])?, None)).await;
     let error = refused.expect_err("nothing keeps it");
     assert!(error.class() == Class::Mapping && error.to_string().contains("create: true"), "{error}");
-    let error = missing.listen(&orders(&entity), "id", &["id".to_owned()]).await.err().ok_or("it listens")?;
+    let error = missing.listen(&orders(&entity), "id", &["id".to_owned()], None).await.err().ok_or("it listens")?;
     assert_eq!(error.class(), Class::Mapping, "{error}");
     Ok(())
 }
@@ -321,7 +321,7 @@ async fn webhooks_of_others_are_kept_before_they_are_answered() -> Result<(), Fa
         Ok(client.send(&request).await?.status())
     };
     let inbox = open()?;
-    let mut notices = inbox.listen(&orders(entity), "id", &fields).await?;
+    let mut notices = inbox.listen(&orders(entity), "id", &fields, None).await?;
     let one = r#"{"id":"C-1","total":1.05,"note":"Köln"}"#;
     assert_eq!(send("orders", "1", one, one).await?, 202);
     assert_eq!(send("orders", "1", one, one).await?, 202, "sent twice, and taken once");
@@ -337,10 +337,10 @@ async fn webhooks_of_others_are_kept_before_they_are_answered() -> Result<(), Fa
     // The process ends before anything has an outcome: all of it is there in the next.
     drop((notices, inbox));
     let inbox = open()?;
-    let mut notices = inbox.listen(&orders(entity), "id", &fields).await?;
+    let mut notices = inbox.listen(&orders(entity), "id", &fields, None).await?;
     // Another sync of the same connection shares the server.
     let other = open()?;
-    drop(other.listen(&orders(entity), "id", &fields).await?);
+    drop(other.listen(&orders(entity), "id", &fields, None).await?);
     assert_eq!(send("orders", "5", list, list).await?, 202, "known from before");
     let (rows, _) = taken(&mut notices, 4, true).await?;
     assert_eq!(rows[0], ("C-1".to_owned(), Op::Upsert, Some("1.05".to_owned()), Some("Köln".to_owned())));

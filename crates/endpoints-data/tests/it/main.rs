@@ -142,7 +142,7 @@ async fn streamed(url: &str, authority: &str) -> Result<(), Box<dyn std::error::
     let mut entity = database.describe("streamed.widgets").await?;
     entity.cursor = Some(format!("{}streamed", endpoint::LOG));
     database.capture(&entity, "k").await?;
-    let mut notices = database.listen(&entity, "k", &[]).await?;
+    let mut notices = database.listen(&entity, "k", &[], None).await?;
     // What there was before is settled first.
     let first = notices.next().await.ok_or("a notice")??;
     first.settled.ok_or("somebody waits")?.send(()).map_err(|()| "nobody waits")?;

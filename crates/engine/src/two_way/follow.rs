@@ -1,8 +1,10 @@
 //! Following: both sides tell of changes as they happen, and a few of them at a time are settled as a run would.
 //!
 //! Notices are hints. What a record is now is fetched, so that one told twice, late or out of order does no harm; only where
-//! one tells all that it takes to write the other side, in its turn, nothing is asked. One that is lost is found by a look for what changed, which comes first, then now and then, and whenever a side says that it could
-//! not tell all. Listening begins before the first look, so that nothing falls between them.
+//! one tells all that it takes to write the other side, in its turn, nothing is asked. One that is lost is found by a look for
+//! what changed, which comes first, then now and then, and whenever a side says that it could not tell all. Listening begins
+//! before the first look, so that nothing falls between them; in Salesforce behind the event up to which everything had an
+//! outcome when it was followed last, so that what no look shows, such as a record that is gone for good, is told.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -24,7 +26,9 @@ use crate::chunk::cell;
 use crate::merge::{Policy, place};
 use crate::report::{Error, Report};
 use crate::run::Options;
-use crate::stream::{Before, Braked, Following, LONGEST, SHOWN, Stream, histogram, lag_of, or_silent};
+use crate::stream::{
+    Before, Braked, Following, LONGEST, SHOWN, STALE, Stream, histogram, lag_of, or_silent, place_before,
+};
 use crate::sync::Sync;
 
 /// The pauses before a record that could not be settled is looked at again: the first, and the longest.
@@ -32,9 +36,6 @@ const AGAIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_mins(1)
 /// When a look is taken again that had to join a stream without a hole: clocks are told by the second, and what was
 /// committed in the second of the join may have been behind its end.
 const SOON: Duration = Duration::from_secs(2);
-/// How much later than the time of a record's last change its event may say that it was committed, in microseconds: records
-/// tell the second, and a little earlier where they are warm.
-const STALE: i64 = 2_000_000;
 /// How long is remembered what was looked at, in microseconds.
 const REMEMBERED: i64 = 600_000_000;
 /// How often is stored how far both sides have come. What was settled since is told again after a crash, and is as agreed.
@@ -58,11 +59,14 @@ pub async fn follow_pairs(
     let _lock = store.lock(&sync.name)?;
     let calls = ends[0].calls() + ends[1].calls();
     let prepared = ready(sync, ends, store, parents).await?;
+    let replay = place_before(store, &sync.name, Side::Salesforce)?;
+    let clock = ends[0].clock().await?.unwrap_or_else(|| Utc::now().timestamp_micros());
     let mut notices: Vec<BoxStream<'_, (Side, endpoint::Result<Notice>)>> = Vec::new();
     for side in SIDES {
         let target = &prepared.targets[place(side)];
         let fields = &prepared.fields[place(side)];
-        let listened = ends[place(side)].listen(&target.entity, &target.key, fields).await?;
+        let replay = replay.as_deref().filter(|_| side == Side::Salesforce);
+        let listened = ends[place(side)].listen(&target.entity, &target.key, fields, replay).await?;
         let listened = or_silent(listened);
         notices.push(listened.map(move |notice| (side, notice)).boxed());
     }
@@ -78,14 +82,15 @@ pub async fn follow_pairs(
         report: Report { run, sync: sync.name.clone(), ..Report::default() },
         linked: 0,
         in_step: false,
+        told_before: clock + STALE,
         braked: Braked::default(),
         looked: HashMap::new(),
         later: HashMap::new(),
-        streams: [opened.clone(), opened],
+        streams: [Stream { position: replay, ..opened.clone() }, opened],
         lags: [histogram(), histogram()],
         all: histogram(),
         open: Vec::new(),
-        reached: [None, None],
+        reached: None,
         noted: Instant::now(),
         told: [0; 2],
         shown: Instant::now(),
@@ -112,6 +117,8 @@ struct Follower<'f> {
     linked: u64,
     /// True when the first look is over.
     in_step: bool,
+    /// What was committed before is found by the first look, in what it became since.
+    told_before: i64,
     braked: Braked,
     /// Records of Salesforce that were looked at lately, with the time of their last change then.
     looked: HashMap<String, i64>,
@@ -122,8 +129,8 @@ struct Follower<'f> {
     all: Histogram<u64>,
     /// Those who want to know that what they told has an outcome.
     open: Vec<tokio::sync::oneshot::Sender<()>>,
-    /// How far each side had come when that was last stored, and when that was.
-    reached: [Option<String>; 2],
+    /// How far the window outside had come when that was last stored, and when that was.
+    reached: Option<String>,
     noted: Instant,
     /// Changes that each side had told when it was last shown.
     told: [u64; 2],
@@ -135,6 +142,7 @@ struct ToldValues {
     side: Side,
     keys: Vec<String>,
     values: Values,
+    /// When the oldest of it was committed; `None` where it may be older than what was looked at before.
     committed: Option<i64>,
 }
 
@@ -146,7 +154,9 @@ struct Batch {
     values: Vec<ToldValues>,
     /// When changes were committed, with the records.
     committed: Vec<(Side, i64, Vec<String>)>,
-    until: [Option<String>; 2],
+    /// The end of the window outside, all of which is told.
+    until: Option<String>,
+    places: [Option<String>; 2],
     missed: Option<String>,
     /// True when there is something to do that no side told.
     decided: bool,
@@ -249,11 +259,14 @@ impl Follower<'_> {
             batch.missed = Some(missed);
         }
         batch.committed.extend(notice.committed.map(|at| (side, at, notice.keys.clone())));
-        batch.until[place(side)] = notice.until.or(batch.until[place(side)].take());
+        batch.places[place(side)] = notice.place.or_else(|| notice.until.clone()).or(batch.places[place(side)].take());
+        if side == Side::External {
+            batch.until = notice.until.or(batch.until.take());
+        }
         batch.settled.extend(notice.settled);
         match notice.values {
             Some(values) if values.rows.num_rows() == notice.keys.len() => {
-                let committed = notice.committed;
+                let committed = notice.committed.filter(|at| *at > self.told_before);
                 batch.values.push(ToldValues { side, keys: notice.keys, values, committed });
             }
             _ => batch.keys.extend(notice.keys.into_iter().map(|key| (side, key))),
@@ -327,8 +340,9 @@ impl Follower<'_> {
 
     /// Settles a batch; what fails for the moment is tried until it does not.
     async fn settle(&mut self, batch: &Batch) -> Result<(), Error> {
-        let told = !batch.keys.is_empty() || !batch.values.is_empty() || batch.until.iter().any(Option::is_some);
+        let told = !batch.keys.is_empty() || !batch.values.is_empty() || batch.until.is_some();
         if !told && !batch.decided {
+            self.reach(batch);
             return Ok(());
         }
         let mut pause = self.options.backoff;
@@ -339,10 +353,7 @@ impl Follower<'_> {
                 other => break other?,
             }
         };
-        for side in SIDES {
-            let stream = &mut self.streams[place(side)];
-            stream.position = batch.until[place(side)].clone().or(stream.position.take());
-        }
+        self.reach(batch);
         let now = Utc::now().timestamp_micros();
         for (side, at, keys) in &batch.committed {
             let (mut early, mut late) = (0, 0);
@@ -359,16 +370,21 @@ impl Follower<'_> {
         self.plan()
     }
 
-    /// Stores how far both sides have come, and tells those who told of it.
+    /// Notes that everything in a batch has an outcome.
+    fn reach(&mut self, batch: &Batch) {
+        for side in SIDES {
+            let stream = &mut self.streams[place(side)];
+            stream.position = batch.places[place(side)].clone().or(stream.position.take());
+        }
+        self.reached = batch.until.clone().or(self.reached.take());
+    }
+
+    /// Stores how far the window outside has come, and tells those who told of it.
     fn note(&mut self) -> Result<(), Error> {
         self.noted = Instant::now();
-        for side in SIDES {
-            let since = self.streams[place(side)].position.clone();
-            if since.is_some() && since != self.reached[place(side)] {
-                self.reached[place(side)].clone_from(&since);
-                let checkpoint = Checkpoint { since, open: None, mapping: self.sync.definition.digest };
-                self.store.set_checkpoint(&checkpoint_name(self.sync, side), &checkpoint)?;
-            }
+        if let Some(since) = self.reached.take() {
+            let checkpoint = Checkpoint { since: Some(since), open: None, mapping: self.sync.definition.digest };
+            self.store.set_checkpoint(&checkpoint_name(self.sync, Side::External), &checkpoint)?;
         }
         for settled in self.open.drain(..) {
             // Whoever told it may be gone.
@@ -480,7 +496,7 @@ impl Pairing<'_> {
             for (row, key) in keys.iter().enumerate() {
                 let place = (*side, key.clone());
                 // What was looked at since may be another value by now.
-                let stale = self.looked.get(key).is_some_and(|looked| committed.is_none_or(|at| at <= looked + STALE));
+                let stale = committed.is_none_or(|at| self.looked.get(key).is_some_and(|looked| at <= looked + STALE));
                 let (Some(columns), link) = (&values.told[row], links.get(key)) else {
                     self.moved.insert(place);
                     continue;

@@ -1,4 +1,4 @@
-//! `bridgehead capture`: how the changes of two-way syncs are noted outside, and how to end that.
+//! `bridgehead capture`: how the changes of syncs are noted outside, and how to end that.
 
 use model::Class;
 
@@ -33,7 +33,7 @@ async fn list(project: &Project, as_json: bool) -> Result<(), Failure> {
     let mut rows = table(&["sync", "noted by", "log kept", "trouble"]);
     let mut failures = Vec::new();
     for sync in project.syncs(&[])?.iter().filter(|sync| sync.definition.external.capture.is_some()) {
-        let (_, external) = project.endpoints(sync)?;
+        let external = project.endpoint(&sync.definition.external.connection)?;
         let captured = match engine::capture_of(sync, &*external, &project.store, false).await {
             Ok(captured) => captured,
             Err(error) => {
@@ -64,7 +64,7 @@ async fn list(project: &Project, as_json: bool) -> Result<(), Failure> {
 
 async fn drop_one(project: &Project, name: &str) -> Result<(), Failure> {
     for sync in project.syncs(&[name.to_owned()])?.iter().filter(|sync| sync.name == name) {
-        let (_, external) = project.endpoints(sync)?;
+        let external = project.endpoint(&sync.definition.external.connection)?;
         let dropped = engine::capture_of(sync, &*external, &project.store, true).await;
         let dropped = dropped.map_err(|error| failure(project, sync, &error))?;
         let dropped =

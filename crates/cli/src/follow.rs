@@ -20,7 +20,7 @@ pub(crate) async fn follow(project: &Project, names: &[String], force: bool, as_
         followed = told;
     }
     if followed.is_empty() {
-        let text = "there is no sync to follow: none goes both ways, out of Salesforce or out of a queue";
+        let text = "there is no sync to follow: none goes both ways, out of Salesforce, out of a queue or out of a table with `capture`";
         return Err(Failure::new(Class::Mapping, text));
     }
     let options = Options { force, stop: stop_on_interrupt(), ..Options::default() };
@@ -38,7 +38,8 @@ pub(crate) async fn follow(project: &Project, names: &[String], force: bool, as_
 
 /// True when what a sync reads tells of its changes: syncs of files, say, run when they are asked to.
 fn tells(project: &Project, sync: &Sync) -> Result<bool, Failure> {
-    let known = sync.two_way.is_some() || sync.direction.source() == Side::Salesforce;
+    let captured = sync.definition.external.capture.is_some();
+    let known = sync.two_way.is_some() || sync.direction.source() == Side::Salesforce || captured;
     Ok(known || project.endpoints(sync)?.0.capabilities().only_tells)
 }
 

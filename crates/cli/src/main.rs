@@ -106,7 +106,7 @@ enum Command {
     /// See and decide what both sides of a two-way sync changed.
     #[command(subcommand)]
     Conflicts(conflicts::Arguments),
-    /// See how the changes of two-way syncs are noted outside, and end it.
+    /// See how the changes of syncs are noted outside, and end it.
     #[command(subcommand)]
     Capture(capture::Arguments),
     /// Start a local Salesforce org, or look after one.

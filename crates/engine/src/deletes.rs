@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::compute::cast;
-use endpoint::{Target, Window};
+use endpoint::{Target, Window, is_captured};
 use futures::StreamExt as _;
 use model::{ChangeBatch, Op, Outcome, Side};
 use state::{Commit, DeadLetter, Link};
@@ -30,7 +30,7 @@ impl Running<'_> {
                 self.delete(&links).await?;
             }
         }
-        if !self.source.capabilities().tells_deletes {
+        if !self.source.capabilities().tells_deletes && !is_captured(&self.prepared.source) {
             return Ok(());
         }
         let mut gone: Vec<Link> = Vec::new();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use chrono::Utc;
-use endpoint::{Endpoint, Notice, Notices, Read};
+use endpoint::{Endpoint, Notice, Notices, Read, is_captured};
 use futures::StreamExt as _;
 use hdrhistogram::Histogram;
 use mapping::Parents;
@@ -26,6 +26,7 @@ use crate::report::{Error, Report};
 use crate::run::{Options, Running, ended, running};
 use crate::stream::{Before, Braked, Following, LONGEST, SHOWN, Stream, histogram, lag_of, or_silent, place_before};
 use crate::sync::{Deletes, Sync};
+use crate::two_way::capture;
 
 /// Records that are settled together, at most, about.
 const MANY: usize = 2_000;
@@ -123,6 +124,8 @@ struct Batch {
     /// When changes were committed, and how many.
     committed: Vec<(i64, u64)>,
     place: Option<String>,
+    /// The end of a window, all of which is told.
+    until: Option<String>,
     missed: Option<String>,
     drained: bool,
     settled: Vec<oneshot::Sender<()>>,
@@ -176,7 +179,7 @@ impl Follower<'_, '_> {
                 () = tokio::time::sleep_until(shown) => {}
             }
             self.settle(&batch).await?;
-            self.stream.position = batch.place.take().or(self.stream.position.take());
+            self.reach(&mut batch)?;
             for settled in batch.settled.drain(..) {
                 // Whoever told it may be gone.
                 let _ = settled.send(());
@@ -202,6 +205,17 @@ impl Follower<'_, '_> {
         }
     }
 
+    /// Notes how far everything has an outcome, before whoever told it forgets it.
+    fn reach(&mut self, batch: &mut Batch) -> Result<(), Error> {
+        self.stream.position = batch.place.take().or(self.stream.position.take());
+        // A window that was lost is looked for from its start.
+        if let Some(until) = batch.until.take().filter(|_| batch.missed.is_none()) {
+            self.running.checkpoint.since = Some(until);
+            self.running.commit_checkpoint()?;
+        }
+        Ok(())
+    }
+
     fn take(&mut self, batch: &mut Batch, notice: Notice) {
         let records = notice.records.as_ref().map_or(0, |records| records.len() + records.unreadable.len());
         let count = (notice.keys.len() + records) as u64;
@@ -216,7 +230,8 @@ impl Follower<'_, '_> {
             batch.missed = Some(missed);
         }
         batch.committed.extend(notice.committed.map(|at| (at, count)));
-        batch.place = notice.place.or(notice.until).or(batch.place.take());
+        batch.place = notice.place.or_else(|| notice.until.clone()).or(batch.place.take());
+        batch.until = notice.until.or(batch.until.take());
         batch.drained |= notice.drained;
         batch.settled.extend(notice.settled);
         batch.keys.extend(notice.keys);
@@ -240,6 +255,11 @@ impl Follower<'_, '_> {
         }
         let mut pause = self.running.options.backoff;
         loop {
+            if why.is_some() && is_captured(&self.running.prepared.source) {
+                // What was missed was lost, perhaps with what captures.
+                let running = &*self.running;
+                capture::begin(running.sync, running.source, &running.prepared.source, &self.key).await?;
+            }
             match self.running.whole().await {
                 Err(error) if error.class().is_transient() => self.wait(&mut pause, &error).await?,
                 other => {

@@ -1,6 +1,6 @@
 //! A sync checked against both catalogs, and what a run of it would do.
 
-use endpoint::{Endpoint, Read, Target, Window};
+use endpoint::{Endpoint, Read, Target, Window, is_captured};
 use mapping::{Definition, Direction, Parents, Plan};
 use model::{Class, Entity, Field};
 use serde::Serialize;
@@ -8,6 +8,7 @@ use state::{Checkpoint, Store};
 
 use crate::report::Error;
 use crate::sync::Sync;
+use crate::two_way::capture;
 
 /// Rows in a batch that is read.
 pub(crate) const BATCH_ROWS: usize = 8_192;
@@ -45,6 +46,7 @@ pub(crate) async fn prepare(
     sync: &Sync,
     source: &dyn Endpoint,
     target: &dyn Endpoint,
+    store: &Store,
     parents: Parents<'_>,
 ) -> Result<Prepared, Error> {
     let definition = &sync.definition;
@@ -60,6 +62,9 @@ pub(crate) async fn prepare(
             return Err(Error::Mapping(vec![mapping::Mistake::at(cursor, message)]));
         }
         source_entity.cursor = Some(cursor.value.clone());
+    }
+    if sync.direction == Direction::ToSalesforce {
+        source_entity.cursor = capture::cursor(sync, store)?.or(source_entity.cursor);
     }
     let (target_entity, creates) = match target.describe(to).await {
         Err(error)
@@ -112,6 +117,9 @@ pub(crate) fn read(prepared: &Prepared, sync: &Sync, window: Option<Window>) -> 
     }
 }
 
+/// Why a window is not enough where what captures has lost some of it.
+pub(crate) const FORGOTTEN: &str = "what changed is not known any more";
+
 /// Says why the next window has to be everything, if it has to.
 pub(crate) fn why_full(checkpoint: &Checkpoint, mapping: u64, until: Option<&String>) -> Option<&'static str> {
     match checkpoint.since.as_deref() {
@@ -135,19 +143,24 @@ pub async fn forecast(
     store: &Store,
     parents: Parents<'_>,
 ) -> Result<Forecast, Error> {
-    let prepared = prepare(sync, source, target, parents).await?;
+    let prepared = prepare(sync, source, target, store, parents).await?;
     let checkpoint = store.checkpoint(&sync.name)?;
-    let until = source.now(&prepared.source).await?;
-    let full = match &checkpoint.open {
+    // Before the first run nothing captures yet.
+    let fresh = checkpoint.since.is_none() && is_captured(&prepared.source);
+    let until = if fresh { None } else { source.now(&prepared.source).await? };
+    let mut full = match &checkpoint.open {
         // What waits is told once.
         _ if source.capabilities().only_tells => None,
         Some(open) if open.full => Some("it goes on with a run that was to read everything"),
         _ => why_full(&checkpoint, sync.definition.digest, until.as_ref()),
     };
-    let window = match (full, until) {
+    let mut window = match (full, until) {
         (None, Some(until)) => Some(Window { since: checkpoint.since, until }),
         _ => None,
     };
+    if is_captured(&prepared.source) && !source.holds(&read(&prepared, sync, window.clone())).await? {
+        (full, window) = (Some(FORGOTTEN), None);
+    }
     let rows = source.count(&read(&prepared, sync, window)).await?;
     let (from, to) = (sync.direction.source(), sync.direction.target());
     let mut drift = Vec::new();

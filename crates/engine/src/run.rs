@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use endpoint::{Endpoint, Window};
+use endpoint::{Endpoint, Window, is_captured};
 use futures::StreamExt as _;
 use mapping::{Parents, Rejected};
 use model::{Position, Side};
@@ -16,6 +16,7 @@ use crate::prepare::{Prepared, prepare, read, why_full};
 use crate::report::{Error, Progress, Receipt, Report};
 use crate::stream::Following;
 use crate::sync::{Deletes, Sync};
+use crate::two_way::capture;
 
 /// How a run is wanted.
 #[derive(Debug, Clone)]
@@ -77,7 +78,10 @@ pub(crate) async fn running<'r>(
     options: &'r Options,
     progress: &'r (dyn Fn(Progress) + Send + std::marker::Sync),
 ) -> Result<Running<'r>, Error> {
-    let prepared = prepare(sync, source, target, parents).await?;
+    let prepared = prepare(sync, source, target, store, parents).await?;
+    if is_captured(&prepared.source) {
+        capture::begin(sync, source, &prepared.source, &prepared.plan.source_fields[0]).await?;
+    }
     if prepared.creates {
         target.create(&prepared.target.entity).await?;
     }
@@ -160,7 +164,7 @@ impl Running<'_> {
         }
     }
 
-    fn commit_checkpoint(&self) -> Result<(), Error> {
+    pub(crate) fn commit_checkpoint(&self) -> Result<(), Error> {
         let commit = Commit { checkpoint: Some(self.checkpoint.clone()), ..Commit::default() };
         Ok(self.store.commit(self.owner(), &commit)?)
     }
@@ -208,16 +212,25 @@ impl Running<'_> {
         let same_mapping = self.checkpoint.mapping == digest;
         if let Some(open) =
             self.checkpoint.open.clone().filter(|open| same_mapping && (open.full || !self.options.full))
+            && (open.full || self.is_known(open.until.as_ref()).await?)
         {
             return Ok(open);
         }
         let until = self.source.now(&self.prepared.source).await?;
         let full = self.options.full || why_full(&self.checkpoint, digest, until.as_ref()).is_some();
+        let full = full || !self.is_known(until.as_ref()).await?;
         let open = Open { run: self.report.run, full, until, position: None, rows: 0 };
         self.checkpoint.open = Some(open.clone());
         self.checkpoint.mapping = digest;
         self.commit_checkpoint()?;
         Ok(open)
+    }
+
+    /// True where all that changed since the last window, up to the end of this one, is still known.
+    async fn is_known(&self, until: Option<&String>) -> Result<bool, Error> {
+        let Some(until) = until.filter(|_| is_captured(&self.prepared.source)) else { return Ok(true) };
+        let window = Window { since: self.checkpoint.since.clone(), until: until.clone() };
+        Ok(self.source.holds(&read(&self.prepared, self.sync, Some(window))).await?)
     }
 
     async fn read_window(&mut self, window: Option<Window>) -> Result<(), Error> {

@@ -357,8 +357,12 @@ impl Planner<'_> {
             self.mistakes.push(Mistake::at(share, "a similarity is more than 0, and at most 1"));
         }
         if let Some(capture) = definition.external.capture.as_ref().filter(|_| !self.two_way) {
-            let message = "changes are captured for two-way syncs; a one-way sync tells them by a `cursor`";
-            self.mistakes.push(Mistake::at(capture, message));
+            if self.direction == Direction::ToExternal {
+                let message = "`capture` tells what changes outside, and this sync only writes there; leave it out";
+                self.mistakes.push(Mistake::at(capture, message));
+            } else if let Some(cursor) = &definition.external.cursor {
+                self.mistakes.push(Mistake::at(cursor, "`capture` tells what changed; leave out `cursor`"));
+            }
         }
         let mut drafts = Vec::new();
         let mut parent_columns = Vec::new();

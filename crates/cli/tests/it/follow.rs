@@ -444,3 +444,81 @@ async fn following_goes_on_behind_the_last_event_that_had_an_outcome() -> Result
     bench.expect(&["conflicts", "list", "--all"], 0, &["No conflicts"]).await?;
     there.cleared().await
 }
+
+/// A table whose changes are captured, and a sync that goes into Salesforce only: by runs, then followed.
+async fn one_way(bench: &Bench, sql: &dyn Fn(&str) -> Result<(), Failed>) -> Result<(), Failed> {
+    bench.edit("bridgehead.yaml", "direction: two_way", "direction: to_salesforce")?;
+    bench.edit("mappings/customers.yaml", "key: id,", "key: id, where: \"name <> 'Hidden'\",")?;
+    let client = bench.client()?;
+    let full = async || -> Result<bool, Failed> {
+        let output = bench.call(&["plan", "--json"]).await?;
+        let plan: Value = serde_json::from_slice(&output.stdout)?;
+        Ok(plan["forecast"]["full"].is_string() || plan["full"].is_string())
+    };
+    let count = async |key: &str| -> Result<u64, Failed> {
+        let query = format!("SELECT COUNT() FROM Account WHERE Customer_No__c = '{key}'");
+        Ok(client.count(&query, false).await?)
+    };
+    sql(
+        "INSERT INTO customers (id, name, city) VALUES ('C-1', 'Acme', 'Bonn'), ('C-2', 'Birch', 'Oslo'), ('C-3', 'Cedar', NULL)",
+    )?;
+    assert!(full().await?, "nothing captures yet");
+    bench.expect(&["run"], 0, &["3", "no row missing"]).await?;
+    assert!(!full().await?);
+    sql("UPDATE customers SET city = 'Ulm' WHERE id = 'C-1'; DELETE FROM customers WHERE id = 'C-2'")?;
+    bench.expect(&["run"], 0, &["no row missing"]).await?;
+    assert_eq!(account(bench, "C-1", "BillingCity").await?, json!("Ulm"));
+    assert_eq!(count("C-2").await?, 0, "what was deleted is told");
+
+    let followed = Followed::start(bench).await?;
+    sql("UPDATE customers SET city = 'Rom' WHERE id = 'C-1'")?;
+    until("an edit", async || Ok(account(bench, "C-1", "BillingCity").await? == json!("Rom"))).await?;
+    // What the mapping's condition leaves out never comes, and is no deletion where it was there before.
+    sql(
+        "INSERT INTO customers (id, name) VALUES ('C-4', 'Hidden'); UPDATE customers SET name = 'Hidden' WHERE id = 'C-3';
+         INSERT INTO customers (id, name, city) VALUES ('C-5', 'Elm', 'Bari')",
+    )?;
+    until("a new row", async || Ok(count("C-5").await? == 1)).await?;
+    assert_eq!((count("C-4").await?, account(bench, "C-3", "Name").await?), (0, json!("Cedar")));
+    sql("DELETE FROM customers WHERE id = 'C-5'")?;
+    until("a deletion", async || Ok(count("C-5").await? == 0)).await?;
+    let said = followed.stop().await?;
+    assert!(said.contains("no row missing"), "{said}");
+    // How far it came is known to the next run.
+    assert!(!full().await?);
+    sql("UPDATE customers SET city = 'Pisa' WHERE id = 'C-1'")?;
+    bench.expect(&["run"], 0, &["no row missing"]).await?;
+    assert_eq!(account(bench, "C-1", "BillingCity").await?, json!("Pisa"));
+    // What captures is removed: everything is read once more, and it is made anew.
+    bench.expect(&["capture", "drop", "both"], 0, &["Removed"]).await?;
+    sql("UPDATE customers SET city = 'Lund' WHERE id = 'C-1'")?;
+    assert!(full().await?);
+    let followed = Followed::start(bench).await?;
+    assert_eq!(account(bench, "C-1", "BillingCity").await?, json!("Lund"), "in step means that all is there");
+    followed.stop().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_goes_one_way_is_followed_out_of_postgres() -> Result<(), Failed> {
+    let there = InPostgres::new(&by_log(), "one_way").await?;
+    one_way(&there.bench, &|sql| there.sql(sql)).await?;
+    // Somebody takes away what tells.
+    let drop = format!(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+         JOIN pg_publication_tables ON pubname = slot_name WHERE schemaname = '{}'",
+        there.schema
+    );
+    there.db.query(&drop, &[]).await?;
+    there.sql("UPDATE customers SET city = 'Unheard' WHERE id = 'C-1'")?;
+    there.bench.expect(&["run"], 0, &["no row missing"]).await?;
+    assert_eq!(account(&there.bench, "C-1", "BillingCity").await?, json!("Unheard"));
+    there.cleared().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_goes_one_way_is_followed_out_of_a_file() -> Result<(), Failed> {
+    let bench = bench("").await?;
+    std::fs::write(bench.path("mappings/customers.yaml"), CAPTURED)?;
+    let erp = bench.erp()?;
+    one_way(&bench, &|sql| Ok(erp.execute_batch(sql)?)).await
+}

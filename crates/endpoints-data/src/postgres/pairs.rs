@@ -51,6 +51,7 @@ async fn fetch(
     fields: &[String],
     key: &str,
     keys: &[String],
+    filter: Option<&str>,
 ) -> Result<ChangeBatch> {
     let what = || format!("cannot read {}", entity.name);
     let schema = entity.schema(fields.iter().map(String::as_str));
@@ -60,10 +61,11 @@ async fn fetch(
     let mut cells = Vec::new();
     for keys in keys.chunks(KEYS) {
         let sql = format!(
-            "COPY (SELECT {} FROM {} WHERE {}) TO STDOUT",
+            "COPY (SELECT {} FROM {} WHERE {}{}) TO STDOUT",
             sql::list(fields),
             sql::table(&entity.name),
-            one_of(entity, key, keys)
+            one_of(entity, key, keys),
+            filter.map(|filter| format!(" AND ({filter})")).unwrap_or_default()
         );
         let stream = client.copy_out(&sql).await.map_err(failed(what()))?;
         let mut stream = std::pin::pin!(stream);
@@ -85,11 +87,12 @@ impl Postgres {
         fields: &[String],
         key: &str,
         keys: &[String],
+        filter: Option<&str>,
     ) -> Result<ChangeBatch> {
         let mut client = self.borrow().await?;
         let transaction = client.client()?.transaction().await;
         let transaction = transaction.map_err(failed(format!("cannot read {}", entity.name)))?;
-        fetch(&transaction, entity, fields, key, keys).await
+        fetch(&transaction, entity, fields, key, keys, filter).await
     }
 
     /// Makes changes where rows are as they were read. They are locked first: nobody changes a row between the look at it
@@ -117,7 +120,7 @@ impl Postgres {
         let mut fields = vec![target.key.clone()];
         let compared = changes.expected.schema();
         fields.extend(compared.fields().iter().map(|field| field.name().clone()).filter(|name| *name != target.key));
-        let there = fetch(&transaction, &target.entity, &fields, &target.key, &keys).await?.records;
+        let there = fetch(&transaction, &target.entity, &fields, &target.key, &keys, None).await?.records;
         let found: HashMap<String, usize> = (0..there.num_rows())
             .map(|row| (text_of(there.column(0).as_ref(), row).unwrap_or_default().into_owned(), row))
             .collect();

@@ -94,8 +94,12 @@ impl Source for Postgres {
         }
     }
 
+    async fn pick(&self, read: &Read, key: &str, keys: &[String]) -> Result<ChangeBatch> {
+        self.by_key(&read.entity, &read.fields, key, keys, read.filter.as_deref()).await
+    }
+
     async fn fetch(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {
-        self.by_key(entity, fields, key, keys).await
+        self.by_key(entity, fields, key, keys, None).await
     }
 
     async fn read(&self, read: Read) -> Result<Batches> {

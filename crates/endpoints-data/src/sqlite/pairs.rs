@@ -25,6 +25,7 @@ pub(super) fn fetch(
     fields: &[String],
     key: &str,
     keys: &[String],
+    filter: Option<&str>,
 ) -> Result<ChangeBatch> {
     let what = || format!("cannot read {}", entity.name);
     let schema = entity.schema(fields.iter().map(String::as_str));
@@ -34,10 +35,11 @@ pub(super) fn fetch(
     for keys in keys.chunks(KEYS) {
         let marks = vec!["?"; keys.len()].join(", ");
         let sql = format!(
-            "SELECT {} FROM {} WHERE {} IN ({marks})",
+            "SELECT {} FROM {} WHERE {} IN ({marks}){}",
             sql::list(fields),
             sql::table(&entity.name),
-            sql::name(key)
+            sql::name(key),
+            filter.map(|filter| format!(" AND ({filter})")).unwrap_or_default()
         );
         let mut statement = db.prepare(&sql).map_err(failed(what()))?;
         let mut rows = statement.query(params_from_iter(keys)).map_err(failed(what()))?;
@@ -65,7 +67,7 @@ pub(super) fn revise(db: &mut Connection, target: &Target, changes: &Guarded) ->
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed(what()))?;
     let mut fields = vec![target.key.clone()];
     fields.extend(compared.iter().filter(|name| **name != target.key).cloned());
-    let there = fetch(&transaction, &target.entity, &fields, &target.key, &keys)?.records;
+    let there = fetch(&transaction, &target.entity, &fields, &target.key, &keys, None)?.records;
     let rows: HashMap<String, usize> = (0..there.num_rows())
         .map(|row| (model::text_of(there.column(0).as_ref(), row).unwrap_or_default().into_owned(), row))
         .collect();

@@ -109,7 +109,13 @@ impl Source for Sqlite {
 
     async fn fetch(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {
         let (entity, fields, key, keys) = (entity.clone(), fields.to_vec(), key.to_owned(), keys.to_vec());
-        self.blocking(move |db| pairs::fetch(&db, &entity, &fields, &key, &keys)).await
+        self.blocking(move |db| pairs::fetch(&db, &entity, &fields, &key, &keys, None)).await
+    }
+
+    async fn pick(&self, read: &Read, key: &str, keys: &[String]) -> Result<ChangeBatch> {
+        let (read, key, keys) = (read.clone(), key.to_owned(), keys.to_vec());
+        self.blocking(move |db| pairs::fetch(&db, &read.entity, &read.fields, &key, &keys, read.filter.as_deref()))
+            .await
     }
 
     async fn read(&self, read: Read) -> Result<Batches> {

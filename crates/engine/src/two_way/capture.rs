@@ -2,7 +2,7 @@
 
 use endpoint::{CHANGES, Captured, Endpoint, LOG};
 use mapping::Capture;
-use model::Side;
+use model::{Entity, Side};
 use state::{Checkpoint, Store};
 
 use super::checkpoint_name;
@@ -17,12 +17,21 @@ fn slot(store: &Store, sync: &str) -> Result<String, Error> {
 }
 
 /// Returns what an entity that a sync captures has for a cursor; `None` where nothing captures.
-pub(super) fn cursor(sync: &Sync, store: &Store) -> Result<Option<String>, Error> {
+pub(crate) fn cursor(sync: &Sync, store: &Store) -> Result<Option<String>, Error> {
     Ok(match sync.definition.external.capture.as_ref().map(|capture| capture.value) {
         Some(Capture::Triggers) => Some(CHANGES.to_owned()),
         Some(Capture::Log) => Some(slot(store, &sync.name)?),
         None => None,
     })
+}
+
+/// Sees to it that changes of an entity are captured, and says what is wrong with that.
+pub(crate) async fn begin(sync: &Sync, external: &dyn Endpoint, entity: &Entity, key: &str) -> Result<(), Error> {
+    external.capture(entity, key).await?;
+    if let Some(trouble) = external.captured(entity).await?.and_then(|captured| captured.trouble) {
+        tracing::warn!(sync = sync.name, "{trouble}");
+    }
+    Ok(())
 }
 
 /// Says how the capture of a sync is doing, and ends it where `release` says so; `None` where nothing captures.
@@ -44,7 +53,11 @@ pub async fn capture_of(
         let _lock = store.lock(&sync.name)?;
         external.release(&entity).await?;
         // What changes from now on is not noted.
-        store.set_checkpoint(&checkpoint_name(sync, Side::External), &Checkpoint::default())?;
+        let name = match sync.two_way {
+            Some(_) => checkpoint_name(sync, Side::External),
+            None => sync.name.clone(),
+        };
+        store.set_checkpoint(&name, &Checkpoint::default())?;
     }
     Ok(captured)
 }

@@ -1,7 +1,7 @@
 //! Two-way syncs: both sides are read, pairs are merged, each side is written where it is still as it was read.
 
 mod base;
-mod capture;
+pub(crate) mod capture;
 mod clocks;
 mod counterparts;
 mod follow;
@@ -33,7 +33,7 @@ use self::keys::Candidates;
 use self::pair::MATCH;
 use crate::chunk::cell;
 use crate::merge::{Contested, Policy, Rules, Way, place};
-use crate::prepare::{BATCH_ROWS, Forecast, why_full};
+use crate::prepare::{BATCH_ROWS, FORGOTTEN, Forecast, why_full};
 use crate::report::{Error, Progress, Report};
 use crate::run::{Options, millis};
 use crate::sync::{Deletes, Sync};
@@ -179,7 +179,7 @@ pub async fn forecast_pairs(
             if end.holds(&reading(sync, &prepared, side, Some(wanted.clone()))).await? {
                 window = Some(wanted);
             } else {
-                why = Some("what changed is not known any more");
+                why = Some(FORGOTTEN);
             }
         }
         full = full.or(why);
@@ -271,11 +271,7 @@ async fn ready(
 ) -> Result<PreparedPairs, Error> {
     let prepared = prepare_pairs(sync, ends, store, parents).await?;
     if sync.definition.external.capture.is_some() {
-        let entity = &prepared.targets[1].entity;
-        ends[1].capture(entity, &prepared.targets[1].key).await?;
-        if let Some(trouble) = ends[1].captured(entity).await?.and_then(|captured| captured.trouble) {
-            tracing::warn!(sync = sync.name, "{trouble}");
-        }
+        capture::begin(sync, ends[1], &prepared.targets[1].entity, &prepared.targets[1].key).await?;
     }
     store.forget_images(Utc::now() - chrono::TimeDelta::days(KEPT_DAYS))?;
     Ok(prepared)

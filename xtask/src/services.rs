@@ -20,8 +20,11 @@ pub(crate) struct Services {
     folder: PathBuf,
     postgres: PathBuf,
     port: u16,
-    nats: Option<Server>,
+    /// One that lets in everybody, and one that is encrypted and wants a login.
+    nats: [Option<Server>; 2],
     rabbit: Option<Server>,
+    /// The port on which RabbitMQ is encrypted.
+    rabbit_tls: u16,
 }
 
 /// A server that ends with us, with the processes that it started.
@@ -51,23 +54,28 @@ impl Services {
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
         let port = free_port()?;
-        let mut services = Self { folder, postgres, port, nats: None, rabbit: None };
+        let mut services = Self { folder, postgres, port, nats: [None, None], rabbit: None, rabbit_tls: free_port()? };
         services.start_postgres()?;
         println!("PostgreSQL with wal_level=logical on port {port}");
-        let (nats, rabbit) = (services.start_nats()?, services.start_rabbit()?);
-        println!("NATS with JetStream on port {}, RabbitMQ on port {}", nats.port, rabbit.port);
-        (services.nats, services.rabbit) = (Some(nats), Some(rabbit));
+        let (nats, closed) = (services.start_nats(false)?, services.start_nats(true)?);
+        println!("NATS with JetStream on port {}, encrypted on port {}", nats.port, closed.port);
+        services.nats = [Some(nats), Some(closed)];
+        let rabbit = services.start_rabbit()?;
+        println!("RabbitMQ on port {}, encrypted on port {}", rabbit.port, services.rabbit_tls);
+        services.rabbit = Some(rabbit);
         Ok(services)
     }
 
     /// Returns where tests find the servers.
-    pub(crate) fn environment(&self) -> [(&'static str, String); 4] {
+    pub(crate) fn environment(&self) -> [(&'static str, String); 6] {
         let port = |server: &Option<Server>| server.as_ref().map_or(0, |server| server.port);
         [
-            ("BRIDGEHEAD_TEST_NATS", format!("nats://127.0.0.1:{}", port(&self.nats))),
+            ("BRIDGEHEAD_TEST_NATS", format!("nats://127.0.0.1:{}", port(&self.nats[0]))),
+            ("BRIDGEHEAD_TEST_NATS_TLS", format!("tls://localhost:{}", port(&self.nats[1]))),
+            ("BRIDGEHEAD_TEST_RABBITMQ_TLS", format!("amqps://localhost:{}/%2f", self.rabbit_tls)),
             ("BRIDGEHEAD_TEST_RABBITMQ", format!("amqp://127.0.0.1:{}/%2f", port(&self.rabbit))),
             ("BRIDGEHEAD_TEST_POSTGRES", format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)),
-            ("BRIDGEHEAD_TEST_POSTGRES_CA", self.certificate().display().to_string()),
+            ("BRIDGEHEAD_TEST_CA", self.certificate().display().to_string()),
         ]
     }
 
@@ -105,14 +113,19 @@ impl Services {
         }
     }
 
-    fn start_nats(&self) -> Result<Server, String> {
+    fn start_nats(&self, closed: bool) -> Result<Server, String> {
         if !Path::new("/usr/sbin/nats-server").exists() {
             install(&["nats-server"])?;
         }
         let port = free_port()?;
         let mut command = Command::new("/usr/sbin/nats-server");
-        command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]).arg(self.folder.join("nats"));
-        self.serve("nats", &mut command, port, None)
+        let name = if closed { "nats-closed" } else { "nats" };
+        command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]).arg(self.folder.join(name));
+        if closed {
+            command.args(["--user", "bridgehead", "--pass", "a secret", "--tls", "--tlscert"]).arg(self.certificate());
+            command.arg("--tlskey").arg(self.key());
+        }
+        self.serve(name, &mut command, port, None)
     }
 
     fn start_rabbit(&self) -> Result<Server, String> {
@@ -124,6 +137,16 @@ impl Services {
         let (port, nodes, names) = (free_port()?, free_port()?, free_port()?);
         let folder = self.folder.join("rabbitmq");
         fs::create_dir_all(&folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
+        let settings = folder.join("rabbitmq.conf");
+        let (certificate, key) = (self.certificate(), self.key());
+        let text = format!(
+            "listeners.ssl.1 = 127.0.0.1:{}\nssl_options.certfile = {}\nssl_options.keyfile = {}\nssl_options.cacertfile = {}\n",
+            self.rabbit_tls,
+            certificate.display(),
+            key.display(),
+            certificate.display()
+        );
+        fs::write(&settings, text).map_err(|error| format!("{}: {error}", settings.display()))?;
         let mut command = Command::new(program);
         command
             .env("HOME", &folder)
@@ -133,7 +156,7 @@ impl Services {
             .env("RABBITMQ_DIST_PORT", nodes.to_string())
             .env("ERL_EPMD_PORT", names.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-            .env("RABBITMQ_CONFIG_FILE", folder.join("none"))
+            .env("RABBITMQ_CONFIG_FILE", &settings)
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", folder.join("plugins"))
             .env("RABBITMQ_PID_FILE", folder.join("pid"))
             .env("RABBITMQ_MNESIA_BASE", folder.join("data"))
@@ -199,7 +222,7 @@ impl Services {
 
 impl Drop for Services {
     fn drop(&mut self) {
-        (self.nats, self.rabbit) = (None, None);
+        (self.nats, self.rabbit) = ([None, None], None);
         let data = self.folder.join("postgres");
         let _ =
             quiet("pg_ctl stop", self.postgres_tool("pg_ctl").arg("-D").arg(&data).args(["-m", "immediate", "stop"]));

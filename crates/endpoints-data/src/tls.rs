@@ -38,6 +38,13 @@ pub(crate) fn is_local(host: &str) -> bool {
     host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
+/// True when a connection failed because nobody vouches for the server: time does not mend that, a setting does. Drivers wrap
+/// what rustls says in errors of their own, each in another way; its words stay.
+pub(crate) fn is_stranger(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .any(|error| error.to_string().contains("invalid peer certificate"))
+}
+
 /// Returns how connections are encrypted, trusting the certificates in a file or else the system's.
 pub(crate) fn client_config(authority: Option<&Path>) -> Result<ClientConfig> {
     // Fails only when one is installed already, which is what we want.

@@ -171,7 +171,11 @@ impl Nats {
                 error.kind(),
                 async_nats::ConnectErrorKind::Authentication | async_nats::ConnectErrorKind::AuthorizationViolation
             );
-            let class = if denied { Class::Auth } else { Class::Transient { after: None } };
+            let class = match denied {
+                true => Class::Auth,
+                false if tls::is_stranger(&error) => Class::Mapping,
+                false => Class::Transient { after: None },
+            };
             Error::new(class, format!("cannot connect to NATS at {}", self.place)).caused_by(error)
         })?;
         Ok(jetstream::new(client))

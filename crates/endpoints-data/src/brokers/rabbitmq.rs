@@ -132,6 +132,7 @@ impl Rabbit {
                     AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Class::Mapping,
                     AMQPErrorKind::Hard(_) => Class::Transient { after: None },
                 },
+                _ if tls::is_stranger(&error) => Class::Mapping,
                 _ => Class::Transient { after: None },
             };
             // A login that is refused is answered by closing the connection with this code.

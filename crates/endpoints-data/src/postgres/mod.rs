@@ -157,7 +157,11 @@ fn class(error: &tokio_postgres::Error) -> Class {
     let Some(code) = error.code() else {
         // The driver has no kind for a server that wants a password and gets none.
         let passwordless = error.to_string().contains("password missing");
-        return if passwordless { Class::Auth } else { Class::Transient { after: None } };
+        return match passwordless {
+            true => Class::Auth,
+            false if crate::tls::is_stranger(error) => Class::Mapping,
+            false => Class::Transient { after: None },
+        };
     };
     class_of(code.code())
 }

@@ -186,6 +186,43 @@ async fn rabbitmq_keeps_messages() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Encrypted, with a login: what is written comes back, and neither a wrong password nor a certificate that nobody vouches for
+/// gets anywhere.
+async fn keeps_secrets(kind: Kind, address: &str, user: &str, password: &str) -> Result<(), Failed> {
+    let authority = std::env::var("BRIDGEHEAD_TEST_CA")
+        .map_err(|_| "BRIDGEHEAD_TEST_CA names no certificate; `cargo xtask test` makes one")?;
+    let config = json!({"url": address, "user": user, "password": password, "tls": "require", "tls_ca": authority});
+    keeps_messages(kind, config.clone()).await?;
+    for (field, value, class) in [("password", json!("wrong"), Class::Auth), ("tls_ca", Value::Null, Class::Mapping)] {
+        let mut stranger = config.clone();
+        stranger[field] = value;
+        let stranger = connection(kind, stranger, "orders")?;
+        let error = stranger.create(&orders("orders")).await.expect_err(field);
+        let mut said = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(inner) = cause {
+            said = format!("{said}: {inner}");
+            cause = inner.source();
+        }
+        assert_eq!(error.class(), class, "{field}: {said}");
+        assert!(!said.contains(password), "{said}");
+        assert!(field == "password" || said.to_lowercase().contains("certificate"), "{said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nats_is_spoken_to_encrypted_and_with_a_login() -> Result<(), Failed> {
+    let address = address("BRIDGEHEAD_TEST_NATS_TLS")?;
+    keeps_secrets(endpoints_data::brokers::nats::KIND, &address, "bridgehead", "a secret").await
+}
+
+#[tokio::test]
+async fn rabbitmq_is_spoken_to_encrypted_and_with_a_login() -> Result<(), Failed> {
+    let address = address("BRIDGEHEAD_TEST_RABBITMQ_TLS")?;
+    keeps_secrets(endpoints_data::brokers::rabbitmq::KIND, &address, "guest", "guest").await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_keeps_messages() -> Result<(), Failed> {
     let broker = krafka::testing::FakeBroker::start().await?;

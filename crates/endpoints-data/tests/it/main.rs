@@ -106,9 +106,9 @@ fn open_in(
 #[tokio::test]
 async fn postgres_is_spoken_to_encrypted_and_a_stranger_s_certificate_is_refused()
 -> Result<(), Box<dyn std::error::Error>> {
-    let missing = "BRIDGEHEAD_TEST_POSTGRES_CA names no certificate; `cargo xtask test` makes one";
+    let missing = "BRIDGEHEAD_TEST_CA names no certificate; `cargo xtask test` makes one";
     let (server, authority) =
-        (std::env::var("BRIDGEHEAD_TEST_POSTGRES"), std::env::var("BRIDGEHEAD_TEST_POSTGRES_CA").map_err(|_| missing)?);
+        (std::env::var("BRIDGEHEAD_TEST_POSTGRES"), std::env::var("BRIDGEHEAD_TEST_CA").map_err(|_| missing)?);
     let url = server?.replace("127.0.0.1", "localhost");
     let kind = endpoints_data::postgres::KIND;
     let trusted = open(kind, serde_json::json!({"url": url, "tls": "require", "tls_ca": authority}))?;
@@ -122,6 +122,7 @@ async fn postgres_is_spoken_to_encrypted_and_a_stranger_s_certificate_is_refused
         cause = inner.source();
     }
     assert!(causes.contains("certificate"), "{causes}");
+    assert_eq!(refused.class(), model::Class::Mapping, "time does not mend that");
     streamed(&url, &authority).await
 }
 

@@ -24,8 +24,9 @@ const TELLING: Duration = Duration::from_secs(1);
 const GOOD: Duration = Duration::from_secs(30);
 /// How often the server is told that somebody reads, though nothing happens.
 const TICK: Duration = Duration::from_secs(10);
-/// Notices without an outcome yet; the log is read on only when there are fewer.
-const OPEN: usize = 32;
+/// Keys that were told and have no outcome yet, about; the log is read on only when there are fewer. Whoever listens stores
+/// outcomes a few times a second, and must not run dry meanwhile.
+const OPEN: usize = 10_000;
 /// Keys above which nothing more is added to a notice that waits to be taken.
 const KEYS: usize = 1_000;
 /// Bytes of log without a change of ours after which the slot follows.
@@ -90,14 +91,24 @@ struct Listener {
     reached: u64,
     /// Place of the last commit whose changes were all read.
     commit: u64,
-    /// What was told and has no outcome yet, with where the slot moves when it has.
-    open: VecDeque<(Option<u64>, oneshot::Receiver<()>)>,
+    /// What was told and has no outcome yet.
+    open: VecDeque<Open>,
+    /// The keys in it.
+    open_keys: usize,
+}
+
+/// A notice without an outcome yet.
+struct Open {
+    /// Where the slot moves when it has one.
+    until: Option<u64>,
+    keys: usize,
+    outcome: oneshot::Receiver<()>,
 }
 
 /// Waits for the outcome of what was told first; false when there will be none.
-async fn settled(open: &mut VecDeque<(Option<u64>, oneshot::Receiver<()>)>) -> bool {
+async fn settled(open: &mut VecDeque<Open>) -> bool {
     match open.front_mut() {
-        Some((_, outcome)) => outcome.await.is_ok(),
+        Some(first) => (&mut first.outcome).await.is_ok(),
         None => std::future::pending().await,
     }
 }
@@ -161,6 +172,7 @@ impl Listener {
     fn begin_again(&mut self) {
         self.commit = 0;
         self.open.clear();
+        self.open_keys = 0;
         self.next = Next::default();
     }
 
@@ -202,7 +214,7 @@ impl Listener {
                     log.report(self.reached).await?;
                 }
                 _ = tick.tick() => log.report(self.reached).await?,
-                sent = log.next(), if !much && self.open.len() < OPEN => match sent? {
+                sent = log.next(), if !much && self.open_keys < OPEN => match sent? {
                     Sent::Message(message) => match decoder.read(&message) {
                         Some(Told::Nothing) => whole = false,
                         Some(Told::Keys(keys)) => self.next.keys.extend(keys),
@@ -248,7 +260,8 @@ impl Listener {
         let Next { keys, committed, until, missed, reconnected } = std::mem::take(&mut self.next);
         self.told = until.unwrap_or(self.told).max(self.told);
         let (settled, outcome) = oneshot::channel();
-        self.open.push_back((until, outcome));
+        self.open_keys += keys.len();
+        self.open.push_back(Open { until, keys: keys.len(), outcome });
         Notice {
             keys: keys.into_iter().collect(),
             committed,
@@ -262,8 +275,9 @@ impl Listener {
 
     /// Notes that what was told first has an outcome.
     fn pass(&mut self) {
-        if let Some((Some(until), _)) = self.open.pop_front() {
-            self.reached = self.reached.max(until);
+        if let Some(first) = self.open.pop_front() {
+            self.open_keys -= first.keys;
+            self.reached = self.reached.max(first.until.unwrap_or_default());
         }
     }
 
@@ -307,6 +321,7 @@ impl Postgres {
             reached: 0,
             commit: 0,
             open: VecDeque::new(),
+            open_keys: 0,
         };
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {

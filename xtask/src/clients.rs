@@ -19,6 +19,8 @@ const PYTHON: &[&str] = &[
     "psycopg[binary]==3.3.9",
     // A client of CometD.
     "aiosfstream-ng==0.7.5",
+    // A client of SOAP.
+    "zeep==4.3.2",
 ];
 /// From PyPI, by itself: it wants other versions of what the rest wants.
 const TAP: &[&str] = &["tap-salesforce==2.8.1"];

@@ -54,6 +54,8 @@ pub struct Organization {
     pub admin_password: String,
     /// Whether the username-password flow is on; in orgs made since Summer '23 it is off.
     pub password_flow: bool,
+    /// Whether SOAP `login()` is on; orgs switch it off by the summer of 2027 at the latest.
+    pub soap_login: bool,
 }
 
 impl Default for Organization {
@@ -64,6 +66,7 @@ impl Default for Organization {
             time_zone: "UTC".to_owned(),
             admin_password: "sandbox-password".to_owned(),
             password_flow: false,
+            soap_login: true,
         }
     }
 }

@@ -116,7 +116,7 @@ fn describe_field(object: &Object, field: &Field) -> Value {
         "defaultedOnCreate": field.defaulted, "dependentPicklist": field.controller.is_some(), "deprecatedAndHidden": false,
         "digits": if kind == Kind::Int { field.precision } else { 0 }, "displayLocationInDecimal": kind == Kind::Location,
         "encrypted": kind == Kind::Encrypted, "externalId": field.external_id, "extraTypeInfo": extra,
-        "filterable": field.filterable(), "filteredLookupInfo": field.lookup_filter.as_ref().map(|_| json!({"controllingFields": [], "dependent": false, "optionalFilter": false})), "formulaTreatNullNumberAsZero": false,
+        "filterable": field.filterable(), "filteredLookupInfo": field.lookup_filter.as_ref().map(|_| json!({"controllingFields": [], "dependent": false, "optionalFilter": false})), "formulaTreatNullNumberAsZero": field.blanks_are_zero,
         "groupable": field.groupable(), "highScaleNumber": false, "htmlFormatted": field.html, "idLookup": field.id_lookup,
         "inlineHelpText": field.help, "label": field.label, "length": field.length, "mask": null, "maskType": null,
         "name": field.name, "nameField": field.name_field, "namePointing": field.targets.len() > 1,

@@ -3,7 +3,7 @@
 //! It stands alone: it shares no protocol code with our own client, so that it can't inherit the
 //! client's misreadings. Its judges are clients that we did not write.
 //!
-//! What it does not do yet: formulas (they read as null), automation, sharing, SOAP, events; `docs/sandbox-fidelity.md`
+//! What it does not do yet: automation, sharing, metadata; `docs/sandbox-fidelity.md`
 //! says what is exact, close and absent.
 //!
 //! ```no_run
@@ -34,6 +34,7 @@ mod desk;
 mod error;
 mod events;
 mod faults;
+mod formulas;
 mod id;
 mod identity;
 mod journal;
@@ -51,8 +52,10 @@ mod schema;
 mod search;
 mod seed;
 mod server;
+mod soap;
 mod sql;
 mod store;
+mod validation;
 mod value;
 mod xml;
 

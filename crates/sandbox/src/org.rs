@@ -521,6 +521,7 @@ impl Org {
                 selected: &self.selected,
                 channels: &self.channels,
                 schemas: &self.schemas,
+                zone: caller.zone,
                 pending: Vec::new(),
             };
             let mut result = write(&mut store);
@@ -579,6 +580,7 @@ impl Org {
     ) -> Context<'o> {
         Context {
             schema: &caller.schema,
+            all: &self.schema,
             connection,
             now: self.now(),
             zone: caller.zone,

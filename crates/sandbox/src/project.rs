@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::events::{Filter, Member};
-use crate::schema::{Field, Kind, LookupFilter, Object, PicklistValue, RecordType, Schema, new_object};
+use crate::formulas;
+use crate::schema::{Field, Kind, LookupFilter, Object, PicklistValue, RecordType, Schema, Summary, new_object};
+use crate::validation::ValidationRule;
 use crate::xml::{Node, tree};
 
 /// Why a project can't be loaded.
@@ -50,7 +52,61 @@ pub(crate) fn load(schema: &mut Schema, folder: &Path) -> Result<Vec<String>, Pr
     for object in found {
         load_object(schema, &object, &mut notes)?;
     }
+    size_summaries(schema);
+    // Formulas may read fields of any object, so they come last.
+    let mut unread = Vec::new();
+    for object in schema.objects() {
+        for field in object.fields.iter().filter(|field| field.formula.is_some()) {
+            if let Err(error) = formulas::read(schema, object, field) {
+                notes.push(format!("{}.{}: {error}; the field reads as null", object.name, field.name));
+                unread.push((object.name.clone(), field.name.clone()));
+            }
+        }
+    }
+    for object in schema.objects() {
+        for rule in &object.rules {
+            if let Err(error) = rule.read(&formulas::Known { schema, object }) {
+                notes.push(format!("{}: validation rule {}: {error}; it is left out", object.name, rule.name));
+            }
+        }
+        for field in &object.fields {
+            let Some(default) = field.default.as_deref().filter(|_| field.kind != Kind::Boolean) else { continue };
+            if let Err(error) =
+                formula::Formula::new(default, &formulas::Known { schema, object }, formula::Blanks::Blank)
+            {
+                notes.push(format!("{}.{}: default value: {error}; it is left out", object.name, field.name));
+            }
+        }
+    }
+    for (object, name) in unread {
+        let field =
+            schema.object_mut(&object).and_then(|object| object.fields.iter_mut().find(|field| field.name == name));
+        if let Some(field) = field {
+            field.formula = Some("NULL".to_owned());
+        }
+    }
     Ok(notes)
+}
+
+/// Gives roll-up summaries the kind of what they sum up.
+fn size_summaries(schema: &mut Schema) {
+    let mut kinds = Vec::new();
+    for object in schema.objects() {
+        for field in &object.fields {
+            let Some(summary) = &field.summary else { continue };
+            let source = summary.field.as_ref().and_then(|name| schema.object(&summary.child)?.field(name));
+            if let Some(source) = source {
+                kinds.push((object.name.clone(), field.name.clone(), source.kind, source.scale));
+            }
+        }
+    }
+    for (object, name, kind, scale) in kinds {
+        let field =
+            schema.object_mut(&object).and_then(|object| object.fields.iter_mut().find(|field| field.name == name));
+        if let Some(field) = field {
+            (field.kind, field.scale) = (kind, scale);
+        }
+    }
 }
 
 /// Returns the members of channels that a project has: the channel, which is `ChangeEvents` for the one that every org has,
@@ -161,6 +217,9 @@ fn load_object(schema: &mut Schema, folder: &Path, notes: &mut Vec<String>) -> R
             object.fields.push(field);
         }
     }
+    if let Some(object) = schema.object_mut(&name) {
+        object.rules.extend(validation_rules(folder)?);
+    }
     let fields = folder.join("fields");
     if !fields.is_dir() {
         return Ok(());
@@ -173,9 +232,6 @@ fn load_object(schema: &mut Schema, folder: &Path, notes: &mut Vec<String>) -> R
         let field = custom_field(&xml).map_err(|reason| ProjectError::Malformed { path: path.clone(), reason })?;
         let Some(object) = schema.object_mut(&name) else { continue };
         for field in field {
-            if field.formula.is_some() {
-                notes.push(format!("{name}.{}: formulas are not evaluated yet, the field reads as null", field.name));
-            }
             match object.fields.iter_mut().find(|known| known.name.eq_ignore_ascii_case(&field.name)) {
                 Some(known) if known.custom => *known = field,
                 // A standard field may bring its picklist values.
@@ -269,7 +325,13 @@ fn custom_field(xml: &Node) -> Result<Vec<Field>, String> {
     let mut field = Field::new(name, label, kind);
     field.help = xml.text("inlineHelpText").map(str::to_owned);
     field.formula = xml.text("formula").map(str::to_owned);
+    field.blanks_are_zero = field.formula.is_some() && xml.text("formulaTreatBlanksAs") != Some("BlankAsBlank");
     field.calculated = field.formula.is_some() || word == "Summary";
+    if word == "Summary" {
+        field.summary = Some(summary(xml)?);
+        // Amounts stay amounts; what they are is known when all objects are.
+        (field.precision, field.scale) = (18, 0);
+    }
     field.auto_number = (word == "AutoNumber").then(|| xml.text("displayFormat").unwrap_or("{0}").to_owned());
     field.createable = !field.calculated && field.auto_number.is_none();
     field.updateable = field.createable;
@@ -397,6 +459,86 @@ fn lookup_filter(xml: &Node, parent: &str) -> Option<LookupFilter> {
         .collect::<Option<Vec<_>>>()?;
     let message = filter.text("errorMessage").unwrap_or("Value does not exist or does not match filter criteria.");
     (!conditions.is_empty()).then(|| LookupFilter { conditions, message: message.to_owned() })
+}
+
+/// Reads what a roll-up summary sums up.
+fn summary(xml: &Node) -> Result<Summary, String> {
+    let operation = match xml.text("summaryOperation").unwrap_or("count").to_ascii_lowercase().as_str() {
+        "count" => "COUNT",
+        "sum" => "SUM",
+        "min" => "MIN",
+        "max" => "MAX",
+        other => return Err(format!("summaryOperation {other} is not known")),
+    };
+    let whole = xml.text("summaryForeignKey").ok_or("a summary has no summaryForeignKey")?;
+    let (child, key) = whole.split_once('.').ok_or_else(|| format!("summaryForeignKey {whole} names no field"))?;
+    let own = |path: &str| path.split_once('.').map_or(path, |(_, field)| field).to_owned();
+    let filters = xml.children.iter().filter(|node| node.tag == "summaryFilterItems");
+    let filters: Vec<String> = filters
+        .map(|item| {
+            let field = own(item.text("field").unwrap_or_default());
+            compared(&field, item.text("operation").unwrap_or("equals"), item.text("value").unwrap_or_default())
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Summary {
+        operation,
+        child: child.to_owned(),
+        key: key.to_owned(),
+        field: xml.text("summarizedField").map(own),
+        filter: (!filters.is_empty()).then(|| filters.join(" AND ")),
+    })
+}
+
+/// Writes a condition of metadata as SOQL has it; values stand beside each other with commas.
+fn compared(field: &str, operation: &str, value: &str) -> Result<String, String> {
+    let literal = |text: &str| {
+        let plain = text.parse::<f64>().is_ok()
+            || ["true", "false", "null"].contains(&text)
+            || chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").is_ok();
+        if plain { text.to_owned() } else { soql::quote(text) }
+    };
+    let values: Vec<&str> = value.split(',').map(str::trim).collect();
+    let list = || format!("({})", values.iter().map(|value| literal(value)).collect::<Vec<_>>().join(", "));
+    let pattern = |before: &str, after: &str| soql::quote(&format!("{before}{value}{after}"));
+    Ok(match operation {
+        "equals" if values.len() > 1 => format!("{field} IN {}", list()),
+        "notEqual" if values.len() > 1 => format!("{field} NOT IN {}", list()),
+        "equals" => format!("{field} = {}", literal(value)),
+        "notEqual" => format!("{field} != {}", literal(value)),
+        "lessThan" => format!("{field} < {}", literal(value)),
+        "lessOrEqual" => format!("{field} <= {}", literal(value)),
+        "greaterThan" => format!("{field} > {}", literal(value)),
+        "greaterOrEqual" => format!("{field} >= {}", literal(value)),
+        "contains" => format!("{field} LIKE {}", pattern("%", "%")),
+        "notContain" => format!("(NOT {field} LIKE {})", pattern("%", "%")),
+        "startsWith" => format!("{field} LIKE {}", pattern("", "%")),
+        "includes" => format!("{field} INCLUDES {}", list()),
+        "excludes" => format!("{field} EXCLUDES {}", list()),
+        other => return Err(format!("the operation {other} is not known")),
+    })
+}
+
+/// Reads the validation rules of an object that are active.
+fn validation_rules(folder: &Path) -> Result<Vec<ValidationRule>, ProjectError> {
+    let folder = folder.join("validationRules");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for path in entries(&folder)?.iter().filter(|path| path.to_string_lossy().ends_with(".validationRule-meta.xml")) {
+        let xml = parse(path)?;
+        if xml.text("active") != Some("true") {
+            continue;
+        }
+        let text = |tag: &str| xml.text(tag).unwrap_or_default().to_owned();
+        found.push(ValidationRule {
+            name: text("fullName"),
+            formula: text("errorConditionFormula"),
+            message: text("errorMessage"),
+            field: xml.text("errorDisplayField").map(str::to_owned),
+        });
+    }
+    Ok(found)
 }
 
 /// Reads the record types of an object.

@@ -1,5 +1,6 @@
 //! The objects of the org and their fields.
 
+use crate::validation::ValidationRule;
 use std::collections::BTreeMap;
 
 /// The data type of a field, as the platform names it.
@@ -60,6 +61,11 @@ impl Kind {
         Self::WORDS.iter().find(|(_, kind)| *kind == self).map_or("anyType", |(word, _)| word)
     }
 
+    /// Returns the type of a word.
+    pub(crate) fn of_word(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, kind)| *kind)
+    }
+
     /// True for types made of other fields.
     pub(crate) fn compound(self) -> bool {
         matches!(self, Self::Address | Self::Location)
@@ -99,6 +105,9 @@ pub(crate) struct Field {
     pub(crate) name_field: bool,
     pub(crate) auto_number: Option<String>,
     pub(crate) formula: Option<String>,
+    pub(crate) summary: Option<Summary>,
+    /// Numbers without a value are zero for its formula.
+    pub(crate) blanks_are_zero: bool,
     pub(crate) calculated: bool,
     pub(crate) html: bool,
     pub(crate) restricted: bool,
@@ -117,6 +126,20 @@ pub(crate) struct Field {
     pub(crate) default: Option<String>,
     pub(crate) help: Option<String>,
     pub(crate) custom: bool,
+}
+
+/// What a roll-up summary tells of the records that hang on one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// `COUNT`, `SUM`, `MIN` or `MAX`.
+    pub(crate) operation: &'static str,
+    /// The object of those records, and its field that refers to the one.
+    pub(crate) child: String,
+    pub(crate) key: String,
+    /// What is summed up, where they are not counted.
+    pub(crate) field: Option<String>,
+    /// Which of them, as behind `WHERE`.
+    pub(crate) filter: Option<String>,
 }
 
 /// Which records a lookup may lead to.
@@ -168,6 +191,8 @@ impl Field {
             name_field: false,
             auto_number: None,
             formula: None,
+            summary: None,
+            blanks_are_zero: false,
             calculated: false,
             html: false,
             restricted: false,
@@ -247,6 +272,8 @@ pub(crate) struct Object {
     /// True for platform events that are published whatever becomes of the transaction.
     pub(crate) immediate: bool,
     pub(crate) record_types: Vec<RecordType>,
+    /// What a record is refused for.
+    pub(crate) rules: Vec<ValidationRule>,
     /// In the order of the describe.
     pub(crate) fields: Vec<Field>,
 }
@@ -264,9 +291,9 @@ impl Object {
             .find(|field| field.relationship.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(relationship)))
     }
 
-    /// Returns fields that stand in the table: all but compound ones.
+    /// Returns fields that stand in the table: all but compound ones, formulas and roll-ups.
     pub(crate) fn stored(&self) -> impl Iterator<Item = &Field> {
-        self.fields.iter().filter(|field| !field.kind.compound())
+        self.fields.iter().filter(|field| !field.kind.compound() && field.formula.is_none() && field.summary.is_none())
     }
 }
 
@@ -402,6 +429,7 @@ pub(crate) fn new_object(name: &str, prefix: &str, label: &str, plural: &str, se
         deletable: !setup,
         immediate: false,
         record_types: Vec::new(),
+        rules: Vec::new(),
         fields,
     }
 }

@@ -24,6 +24,7 @@ use crate::error::ApiError;
 use crate::events::{PUBSUB, pubsub, set_origin};
 use crate::org::{Config, Org, StartError};
 use crate::rest::{Answer, Call, FilePart, form, versions};
+use crate::soap::{self, Flavor};
 
 /// Largest body of a call that is not an upload, in bytes. Source: REST API guide, request size (unverified).
 const MAX_BODY: usize = 50_000_000;
@@ -365,6 +366,14 @@ fn answer(org: &Arc<Org>, call: &mut Call, from: IpAddr) -> Answer {
             Ok(()) => org.classic(call),
             Err(error) => Org::classic_error(call, &error),
         },
+        ["services", "Soap", letter @ ("u" | "c"), version, ..] => {
+            let flavor = if *letter == "u" { Flavor::Partner } else { Flavor::Enterprise };
+            soap::answer(org, call, flavor, version, admitted)
+        }
+        ["services", "wsdl", which @ ("partner" | "enterprise")] if call.method == "GET" => {
+            let flavor = if *which == "partner" { Flavor::Partner } else { Flavor::Enterprise };
+            Answer::bytes(200, "text/xml;charset=UTF-8", org.wsdl(flavor).into_bytes())
+        }
         ["services", "apexrest", ..] => match admitted(org, call) {
             Ok(()) => org.apex_rest(call),
             Err(error) => error.into(),

@@ -19,6 +19,7 @@ const MILE_KM: f64 = 1.609_344;
 /// Makes a connection ready for the org's tables and for compiled queries.
 pub(crate) fn equip(connection: &Connection) -> rusqlite::Result<()> {
     connection.create_collation("SFDC", compare)?;
+    crate::formulas::equip(connection)?;
     let pure = FunctionFlags::SQLITE_DETERMINISTIC | FunctionFlags::SQLITE_UTF8;
     // LIKE without regard to case in any script; SQLite's own knows ASCII.
     for arguments in [2, 3] {

@@ -117,6 +117,8 @@ pub(crate) struct Store<'o> {
     /// Channels, which may add fields to what is published.
     pub(crate) channels: &'o [Arc<Channel>],
     pub(crate) schemas: &'o Schemas,
+    /// The user's time zone.
+    pub(crate) zone: chrono_tz::Tz,
     /// What is published when the transaction ends well.
     pub(crate) pending: Vec<Pending>,
 }
@@ -233,11 +235,12 @@ impl Store<'_> {
             if row.iter().any(|(known, _)| known.name == field.name) {
                 continue;
             }
-            if let Some(value) = self.default_of(field, serial, &id)? {
+            if let Some(value) = self.default_of(object, field, serial, &id)? {
                 row.push((field, value));
             }
         }
         full_name(object, &mut row, &[]);
+        let checks = self.begin_checks(object, None)?;
         let files = take_files(object, &mut row, &id)?;
         let columns: Vec<String> = row.iter().map(|(field, _)| quoted(&field.name)).collect();
         let marks = vec!["?"; row.len() + 1].join(",");
@@ -252,6 +255,7 @@ impl Store<'_> {
             let bytes = files.first().map_or(&[][..], |(_, bytes)| bytes.as_slice());
             self.complete_content(&id, written, bytes)?;
         }
+        self.check_rules(object, &id, &checks)?;
         self.note(object, &id, ChangeKind::Create, &[])?;
         Ok(id)
     }
@@ -301,8 +305,10 @@ impl Store<'_> {
         let sets: Vec<String> = row.iter().map(|(field, _)| format!("{}=?", quoted(&field.name))).collect();
         let sql = format!("UPDATE {} SET {} WHERE \"Id\"=?", quoted(&object.name), sets.join(","));
         let changed = self.differing(object, &id, &row)?;
+        let checks = self.begin_checks(object, Some(&id))?;
         let values = row.into_iter().map(|(_, value)| value).chain(std::iter::once(Sql::Text(id.clone())));
         self.connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
+        self.check_rules(object, &id, &checks)?;
         self.note(object, &id, ChangeKind::Update, &changed)
     }
 
@@ -444,6 +450,26 @@ impl Store<'_> {
             self.remove(object, &loser, &loser, false, 0)?;
         }
         self.mark(object, &winner, false)
+    }
+
+    /// Returns the records that hang on others, by their ids.
+    pub(crate) fn children_of(&self, ids: &[&str]) -> Answered<Vec<String>> {
+        let mut found = Vec::new();
+        for id in ids.iter().filter_map(|id| id::normal(id)) {
+            let Some(object) = self.all.by_id(&id) else { continue };
+            let children = self.all.children(&object.name).filter(|(child, _)| !child.setup);
+            for (child, field) in children.filter(|(_, field)| field.name != "MasterRecordId") {
+                let sql = format!(
+                    "SELECT \"Id\" FROM {} WHERE {}=? AND \"IsDeleted\"=0",
+                    quoted(&child.name),
+                    quoted(&field.name)
+                );
+                let mut statement = self.connection.prepare_cached(&sql)?;
+                let ids = statement.query_map([&id], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+                found.extend(ids);
+            }
+        }
+        Ok(found)
     }
 
     fn mark(&self, object: &Object, id: &str, deleted: bool) -> Answered<()> {
@@ -628,7 +654,7 @@ impl Store<'_> {
         Ok(last + 1)
     }
 
-    fn default_of(&self, field: &Field, serial: u64, id: &str) -> Answered<Option<Sql>> {
+    fn default_of(&self, object: &Object, field: &Field, serial: u64, id: &str) -> Answered<Option<Sql>> {
         let text = |text: &str| Some(Sql::Text(text.to_owned()));
         if let Some(format) = &field.auto_number {
             return Ok(Some(Sql::Text(auto_number(format, serial))));
@@ -646,10 +672,7 @@ impl Store<'_> {
                 (Some(default), None) if field.kind == Kind::Boolean => {
                     Some(Sql::Integer(i64::from(default == "true")))
                 }
-                (Some(default), None) if field.createable => {
-                    let plain = default.trim().trim_matches(['"', '\'']);
-                    coerce(self.schema, field, &Value::String(plain.to_owned())).ok()
-                }
+                (Some(default), None) if field.createable => return self.default_value(object, field, default),
                 _ => None,
             },
         })

@@ -9,7 +9,7 @@ use crate::evaluate::{Found, no_value, number_or_blank};
 use crate::value::Value;
 
 /// Radius of the earth in miles and kilometres, as for `DISTANCE` in queries.
-const EARTH: [f64; 2] = [3_958.761, 6_371.009];
+const EARTH: [f64; 2] = [6_371.0 / 1.609_344, 6_371.0];
 /// Digits that a result of floating point is told with.
 const DIGITS: u32 = 15;
 

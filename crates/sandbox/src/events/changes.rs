@@ -126,7 +126,7 @@ impl Object {
 }
 
 pub(super) fn told(field: &Field) -> bool {
-    field.formula.is_none() && !field.calculated && !LEFT_OUT.contains(&field.name.as_str())
+    !field.calculated && !LEFT_OUT.contains(&field.name.as_str())
 }
 
 /// Returns the name that a field has in an event: parts of addresses and names stand inside them.

@@ -140,12 +140,13 @@ impl Store<'_> {
     }
 
     /// Returns what queries of the org itself compile against.
-    fn bare<'s>(&'s self, cursors: &'s Cursors) -> Context<'s> {
+    pub(crate) fn bare<'s>(&'s self, cursors: &'s Cursors) -> Context<'s> {
         Context {
             schema: self.all,
+            all: self.all,
             connection: self.connection,
-            now: chrono::Utc::now(),
-            zone: chrono_tz::Tz::UTC,
+            now: crate::value::parse_datetime(&self.now).unwrap_or_default(),
+            zone: self.zone,
             user: self.user,
             fiscal_start: 1,
             version: "v66.0",

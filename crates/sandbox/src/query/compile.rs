@@ -7,7 +7,8 @@ use soql::{Condition, Direction, Expr, Grouping, Item, Nulls, Query, Reach, Sour
 
 use super::plan::{Arm, Plan, Slot};
 use super::{Compiled, Context, Failure, MAX_DEPTH};
-use crate::schema::{Field, Kind, Object};
+use crate::formulas;
+use crate::schema::{Field, Kind, Object, Summary};
 use crate::store::quoted;
 
 /// Largest `OFFSET`. Source: SOQL reference.
@@ -18,6 +19,8 @@ const MAX_CHILDREN: usize = 20;
 const MAX_GROUPING: usize = 3;
 /// Most steps from child to parent. Source: SOQL reference, relationship query limits.
 const MAX_PARENTS: usize = 5;
+/// Most formulas inside each other. The platform's bound is the size of what they compile to.
+const MAX_FORMULAS: usize = 10;
 /// Most terms of `ORDER BY`. Source: SOQL reference.
 const MAX_ORDER: usize = 32;
 
@@ -35,6 +38,8 @@ pub(super) struct Compiler<'o> {
     /// Root first; joins follow in the order they are met.
     pub(super) tables: Vec<Table<'o>>,
     joins: String,
+    /// What the aliases of its tables begin with.
+    prefix: String,
     /// Path in lower case to the tables it leads to: one, or several for a polymorphic reference.
     paths: HashMap<String, Vec<usize>>,
     aliases: HashMap<String, String>,
@@ -42,6 +47,8 @@ pub(super) struct Compiler<'o> {
     /// SQL of the grouped fields that the present grouping set of a `ROLLUP` or `CUBE` leaves out.
     pub(super) nulled: HashSet<String>,
     pub(super) semi_joins: usize,
+    /// Formulas inside each other that are compiled now: what they read nobody may hide.
+    formulas: usize,
 }
 
 impl<'o> Compiler<'o> {
@@ -56,11 +63,13 @@ impl<'o> Compiler<'o> {
             depth,
             tables: vec![Table { object: root, alias: "t0".to_owned() }],
             joins: String::new(),
+            prefix: "t".to_owned(),
             paths: HashMap::from([(String::new(), vec![0])]),
             aliases,
             columns: Vec::new(),
             nulled: HashSet::new(),
             semi_joins: 0,
+            formulas: 0,
         };
         for Source { object, alias } in &query.also {
             let path = compiler.unaliased(&object.text);
@@ -100,11 +109,12 @@ impl<'o> Compiler<'o> {
         let mut reached = Vec::new();
         for table in from {
             let Table { object, alias } = &self.tables[table];
-            let (object, alias) = (*object, alias.clone());
+            let (object, alias) = (self.seen(object), alias.clone());
+            let schema = if self.formulas > 0 { self.context.all } else { self.context.schema };
             let Some(field) = object.parent(step) else { continue };
             for target in &field.targets {
-                let Some(target) = self.context.schema.object(target) else { continue };
-                let joined = format!("t{}", self.tables.len());
+                let Some(target) = schema.object(target) else { continue };
+                let joined = format!("{}{}", self.prefix, self.tables.len());
                 self.joins.push_str(&format!(
                     " LEFT JOIN {} {joined} ON {joined}.\"Id\"={alias}.{}",
                     quoted(&target.name),
@@ -140,14 +150,18 @@ impl<'o> Compiler<'o> {
         if last.eq_ignore_ascii_case("type") && tables.len() > 1 {
             return Ok((self.type_of(&tables), Field::new("Type", "Type", Kind::String)));
         }
-        let found: Vec<(String, &'o Field)> = tables
-            .iter()
-            .filter_map(|table| {
-                let Table { object, alias } = &self.tables[*table];
-                let field = object.field(last)?;
-                Some((format!("{alias}.{}", quoted(&field.name)), field))
-            })
-            .collect();
+        let mut found: Vec<(String, &'o Field)> = Vec::new();
+        for table in &tables {
+            let Table { object, alias } = &self.tables[*table];
+            let (object, alias) = (self.seen(object), alias.clone());
+            let Some(field) = object.field(last) else { continue };
+            let sql = match (&field.formula, &field.summary) {
+                (Some(_), _) => self.formula(object, field, stem, offset)?,
+                (None, Some(summary)) => self.summary(&alias, summary, offset)?,
+                (None, None) => format!("{alias}.{}", quoted(&field.name)),
+            };
+            found.push((sql, field));
+        }
         let Some((first, field)) = found.first() else {
             let entity = tables.first().map_or("", |table| self.tables[*table].object.name.as_str());
             return Err(Failure::at(
@@ -168,6 +182,110 @@ impl<'o> Compiler<'o> {
             format!("(COALESCE({}){collation})", all.join(","))
         };
         Ok((sql, (*field).clone()))
+    }
+
+    /// Returns an object as it is seen: all of it by formulas, and by others what the user may see.
+    fn seen(&self, object: &'o Object) -> &'o Object {
+        if self.formulas > 0 { self.context.all.object(&object.name).unwrap_or(object) } else { object }
+    }
+
+    /// Returns the SQL of a formula field of the object that a path leads to.
+    fn formula(&mut self, object: &'o Object, field: &'o Field, stem: &str, offset: usize) -> Compiled<String> {
+        let refused = |message: String| Failure::at(offset, "INVALID_FIELD", message);
+        if self.formulas >= MAX_FORMULAS {
+            return Err(refused(format!("{}: formulas read each other in a circle, or too deep", field.name)));
+        }
+        let all = self.context.all;
+        let object = all.object(&object.name).unwrap_or(object);
+        let formula = formulas::read(all, object, field).map_err(|error| refused(error.message))?;
+        let known = formulas::Known { schema: all, object };
+        let zone = self.context.zone.name();
+        let mut arguments = vec![formulas::definition(&formula, field, &known, self.context.now, zone)];
+        self.formulas += 1;
+        let read = formula.references().iter().map(|reference| self.read(&reference.path, &known, stem, offset));
+        let read: Compiled<Vec<String>> = read.collect();
+        self.formulas -= 1;
+        arguments.extend(read?);
+        let collation = if field.kind.textual() { " COLLATE SFDC" } else { "" };
+        Ok(format!("(sf_formula({}){collation})", arguments.join(",")))
+    }
+
+    /// Returns the SQL of a roll-up summary: what hangs on the record of an alias is summed up anew for each.
+    fn summary(&mut self, alias: &str, summary: &Summary, offset: usize) -> Compiled<String> {
+        let refused = |message: String| Failure::at(offset, "INVALID_FIELD", message);
+        if self.formulas >= MAX_FORMULAS {
+            return Err(refused("roll-ups and formulas read each other in a circle, or too deep".to_owned()));
+        }
+        let all = self.context.all;
+        let child = all.object(&summary.child).ok_or_else(|| refused(format!("there is no {}", summary.child)))?;
+        let filter = summary.filter.as_deref().unwrap_or("Id != null");
+        let query = soql::parse(&format!("SELECT Id FROM {} WHERE {filter}", child.name));
+        let query = query.map_err(|error| refused(error.message))?;
+        let mut inner = Compiler::new(Context { schema: all, ..self.context }, child, &query, self.depth)?;
+        inner.prefix = format!("{alias}_{}_", self.formulas);
+        inner.tables[0].alias = format!("{}0", inner.prefix);
+        inner.formulas = self.formulas + 1;
+        let value = match &summary.field {
+            Some(field) => inner.field_at(field, offset)?.0,
+            None => "*".to_owned(),
+        };
+        let mut params = Vec::new();
+        let condition = match &query.filter {
+            Some(filter) => inner.condition(filter, &mut params)?,
+            None => "1".to_owned(),
+        };
+        let (root, operation) = (&inner.tables[0].alias, summary.operation);
+        let sum = format!(
+            "(SELECT {operation}({value}) FROM {} {root}{} WHERE {root}.{}={alias}.\"Id\" AND {root}.\"IsDeleted\"=0 AND ({}))",
+            quoted(&child.name),
+            inner.joins,
+            quoted(&summary.key),
+            with_values(&condition, &params)
+        );
+        Ok(if operation == "SUM" { format!("COALESCE({sum},0)") } else { sum })
+    }
+
+    /// Returns the query of what formulas read of the record whose id it is given: always one row.
+    pub(super) fn values(context: Context<'o>, object: &'o Object, reads: &[&formula::Reference]) -> Compiled<String> {
+        let name = soql::Name { text: object.name.clone(), offset: 0 };
+        let query = Query::from(Source { object: name, alias: None });
+        let mut compiler = Self::new(context, object, &query, 1)?;
+        compiler.formulas = 1;
+        let known = formulas::Known { schema: context.all, object };
+        let columns =
+            reads.iter().map(|read| compiler.read(&read.path, &known, "", 0)).collect::<Compiled<Vec<_>>>()?;
+        Ok(format!(
+            "SELECT {} FROM (SELECT 1) LEFT JOIN {} t0 ON t0.\"Id\"=?{}",
+            columns.join(","),
+            quoted(&object.name),
+            compiler.joins
+        ))
+    }
+
+    /// Returns the SQL of what a formula reads.
+    fn read(&mut self, path: &str, known: &formulas::Known<'_>, stem: &str, offset: usize) -> Compiled<String> {
+        if let Some((object, field)) = formulas::global(path) {
+            let user = self.context.user.replace('\'', "''");
+            let of_user = |id: &str| format!("(SELECT {} FROM {} WHERE \"Id\"={id})", quoted(field), quoted(object));
+            let mine = |column: &str| format!("(SELECT {} FROM \"User\" WHERE \"Id\"='{user}')", quoted(column));
+            return Ok(match object {
+                "User" => of_user(&format!("'{user}'")),
+                "Profile" => of_user(&mine("ProfileId")),
+                "UserRole" => of_user(&mine("UserRoleId")),
+                _ => format!("(SELECT {} FROM {} LIMIT 1)", quoted(field), quoted(object)),
+            });
+        }
+        let from_here = |path: String| if stem.is_empty() { path } else { format!("{stem}.{path}") };
+        let path = formulas::plain_path(path);
+        let field = known.field(&path);
+        let Some(place) = field.filter(|field| field.kind == Kind::Location) else {
+            return Ok(self.field_at(&from_here(path), offset)?.0);
+        };
+        let whole = path.strip_suffix(place.name.as_str()).unwrap_or_default().to_owned();
+        let stem_of = place.name.strip_suffix("__c").unwrap_or(&place.name);
+        let mut part = |name: &str| self.field_at(&from_here(format!("{whole}{stem_of}__{name}__s")), offset);
+        let (latitude, longitude) = (part("Latitude")?.0, part("Longitude")?.0);
+        Ok(format!("({latitude}||','||{longitude})"))
     }
 
     /// SQL for the name of the object that a polymorphic reference points to.
@@ -522,6 +640,31 @@ impl<'o> Compiler<'o> {
 }
 
 /// Refuses what the grammar allows and the platform does not.
+/// Writes values into a condition in the places of its marks.
+fn with_values(condition: &str, params: &[Sql]) -> String {
+    let mut values = params.iter();
+    let mut quotes = None;
+    let mut written = String::with_capacity(condition.len());
+    for c in condition.chars() {
+        match (c, quotes) {
+            ('\'' | '"', None) => quotes = Some(c),
+            (c, Some(open)) if c == open => quotes = None,
+            ('?', None) => {
+                written.push_str(&match values.next() {
+                    Some(Sql::Integer(number)) => number.to_string(),
+                    Some(Sql::Real(number)) => format!("{number:?}"),
+                    Some(Sql::Text(text)) => format!("'{}'", text.replace('\'', "''")),
+                    _ => "NULL".to_owned(),
+                });
+                continue;
+            }
+            _ => {}
+        }
+        written.push(c);
+    }
+    written
+}
+
 fn check_clauses(query: &Query) -> Compiled<()> {
     if query.offset.is_some_and(|offset| offset > MAX_OFFSET) {
         let message = format!("Maximum SOQL offset allowed is {MAX_OFFSET}");

@@ -18,7 +18,8 @@ pub(crate) use self::plan::{Plan, unwritable};
 use self::compile::Compiler;
 use crate::cursors::Cursors;
 use crate::error::{Answered, ApiError};
-use crate::schema::Schema;
+use crate::formulas::Known;
+use crate::schema::{Kind, Object, Schema};
 
 /// Records on a page unless the client asks for fewer. Source: REST API guide, query options.
 pub(crate) const PAGE: usize = 2000;
@@ -31,6 +32,8 @@ const MAX_DEPTH: usize = 5;
 pub(crate) struct Context<'o> {
     /// The objects and fields that the running user sees.
     pub(crate) schema: &'o Schema,
+    /// All there is: what formulas see.
+    pub(crate) all: &'o Schema,
     pub(crate) connection: &'o Connection,
     pub(crate) now: DateTime<Utc>,
     /// The running user's time zone.
@@ -53,6 +56,28 @@ pub(crate) struct Context<'o> {
 pub(crate) fn compile(context: Context<'_>, text: &str) -> Answered<Plan> {
     let query = soql::parse(text).map_err(|error| ApiError::new(400, "MALFORMED_QUERY", error.message))?;
     compile_query(context, &query, 1).map_err(|failure| failure.into_error(text))
+}
+
+/// Returns what fields of a record hold, as formulas take them; those of the org itself where the id is empty.
+pub(crate) fn values(
+    context: Context<'_>,
+    object: &Object,
+    id: &str,
+    reads: &[&formula::Reference],
+) -> Answered<Vec<formula::Value>> {
+    if reads.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = Compiler::values(context, object, reads).map_err(|failure| failure.into_error(""))?;
+    let known = Known { schema: context.all, object };
+    let percent = |path: &str| known.field(path).is_some_and(|field| field.kind == Kind::Percent);
+    let mut statement = context.connection.prepare_cached(&sql)?;
+    let mut rows = statement.query([id])?;
+    let Some(row) = rows.next()? else { return Ok(vec![formula::Value::Blank; reads.len()]) };
+    let value = |(at, read): (usize, &&formula::Reference)| {
+        Ok(crate::formulas::value(read.kind, row.get_ref(at)?, percent(&read.path)))
+    };
+    reads.iter().enumerate().map(value).collect()
 }
 
 /// Compiles the condition of a search, such as `Amount > 5`, on one object; `offset` is its place in the whole text.

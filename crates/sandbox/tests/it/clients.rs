@@ -90,6 +90,12 @@ async fn python_s_cometd_client_listens_to_the_sandbox() -> Result<(), Failed> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn zeep_takes_the_sandbox_for_an_org_by_its_own_wsdls() -> Result<(), Failed> {
+    let sandbox = telling().await?;
+    judged_at(&sandbox, Command::new(setting("BRIDGEHEAD_TEST_PYTHON")?), "zeep_client.py", &[], 5).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn node_s_pubsub_client_listens_to_the_sandbox() -> Result<(), Failed> {
     let sandbox = telling().await?;
     let modules = setting("BRIDGEHEAD_TEST_NODE_MODULES")?;

@@ -5,6 +5,7 @@ mod chaos;
 mod clients;
 mod desk;
 mod events;
+mod formulas;
 mod oauth;
 mod probe;
 mod rest;

@@ -119,6 +119,33 @@ const CSV: [&str; 16] = [
     "5",
 ];
 
+const SOAP: [&str; 24] = [
+    "<create>",
+    "</create>",
+    "<merge>",
+    "</merge>",
+    "<upsert>",
+    "</upsert>",
+    "<query><queryString>SELECT Id FROM Account</queryString></query>",
+    "<retrieve>",
+    "</retrieve>",
+    "<request>",
+    "</request>",
+    "<masterRecord>",
+    "</masterRecord>",
+    "<sObjects>",
+    "</sObjects>",
+    "<type>Account</type>",
+    "<Id>001000000000000AAA</Id>",
+    "<ids>001000000000000AAA</ids>",
+    "<fieldsToNull>Name</fieldsToNull>",
+    "<Owner><type>User</type></Owner>",
+    "<externalIDFieldName>Id</externalIDFieldName>",
+    "<describeSObjects/>",
+    "&amp;",
+    "<a xsi:nil=\"true\"/>",
+];
+
 fn from(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(pieces), 0..30).prop_map(|parts| parts.concat())
 }
@@ -127,8 +154,15 @@ fn from(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
 fn nonsense_is_refused_or_answered() -> Result<(), Box<dyn std::error::Error>> {
     let org = Probe::open()?;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let each = (from(&SOQL), from(&SOSL), from(&JSON), from(&CSV), any::<Vec<u8>>());
-    runner.run(&each, |(soql, sosl, json, csv, bytes)| {
+    let each = (from(&SOQL), from(&SOSL), from(&JSON), from(&CSV), from(&SOAP), any::<Vec<u8>>());
+    runner.run(&each, |(soql, sosl, json, csv, soap, bytes)| {
+        for body in [
+            soap.clone(),
+            format!("<create><sObjects>{soap}</sObjects></create>"),
+            format!("<merge><request>{soap}</request></merge>"),
+        ] {
+            prop_assert!(org.soap(&body) <= 500, "{}", body);
+        }
         prop_assert!(org.soql(&soql) < 500, "{}", soql);
         prop_assert!(org.soql(&format!("SELECT {soql}")) < 500, "{}", soql);
         prop_assert!(org.soql(&format!("SELECT Id FROM Account WHERE {soql}")) < 500, "{}", soql);

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::automation::Automation;
 use crate::org::StartError;
 
 /// How an org is set up. Everything has a default: an empty file is an org with one administrator and one app.
@@ -24,6 +25,8 @@ pub struct Definition {
     pub permission_sets: BTreeMap<String, Permissions>,
     /// Rules against duplicates.
     pub duplicate_rules: Vec<DuplicateRule>,
+    /// What happens when records are saved, in the place of flows and triggers.
+    pub automation: Vec<Automation>,
     /// Objects whose changes are published as events, besides those that a project selects; `*` for all.
     pub change_data_capture: Vec<String>,
     /// Channels of one's own, besides those of a project.

@@ -20,6 +20,7 @@
 
 mod access;
 mod actions;
+mod automation;
 mod bulk;
 mod caller;
 mod chaos;
@@ -59,6 +60,7 @@ mod validation;
 mod value;
 mod xml;
 
+pub use automation::{Automation, Made, Save, When};
 pub use chaos::{Fault, Rule};
 pub use definition::{Definition, EventChannel, EventChannelMember, ManagedSubscription};
 pub use org::{Config, StartError};

@@ -16,11 +16,15 @@ pub(crate) struct Locks {
     released: Condvar,
     hold: Duration,
     wait: Duration,
+    /// True where some transactions take longer than `hold`.
+    slow: bool,
 }
 
 impl Locks {
-    pub(crate) fn new(settings: crate::definition::Locks) -> Self {
+    /// Returns the locks of an org; `slow` says that some transactions take their time though the others take none.
+    pub(crate) fn new(settings: crate::definition::Locks, slow: bool) -> Self {
         Self {
+            slow,
             held: Mutex::default(),
             released: Condvar::new(),
             hold: Duration::from_millis(settings.hold_ms),
@@ -34,7 +38,7 @@ impl Locks {
 
     /// False where transactions take no time, so that nobody ever waits.
     pub(crate) fn matter(&self) -> bool {
-        !self.hold.is_zero()
+        self.slow || !self.hold.is_zero()
     }
 
     /// Returns the moment until which a write that begins now waits for others.
@@ -74,21 +78,21 @@ impl Locks {
                 Some(_) => self.wait(deadline),
             }
         }
-        self.keep(ids);
+        self.keep(ids, Duration::ZERO);
         Ok(())
     }
 
-    /// Holds records that are known to be free.
-    pub(crate) fn keep(&self, ids: Vec<String>) {
+    /// Holds records that are known to be free, for a transaction that takes so much longer than others.
+    pub(crate) fn keep(&self, ids: Vec<String>, longer: Duration) {
         let now = Instant::now();
         let mut held = self.held();
         held.retain(|_, until| *until > now);
-        held.extend(ids.into_iter().map(|id| (id, now + self.hold)));
+        held.extend(ids.into_iter().map(|id| (id, now + self.hold + longer)));
     }
 
     /// Lets a transaction take its time, then tells those who wait.
-    pub(crate) fn pass(&self) {
-        std::thread::sleep(self.hold);
+    pub(crate) fn pass(&self, longer: Duration) {
+        std::thread::sleep(self.hold + longer);
         self.released.notify_all();
     }
 }

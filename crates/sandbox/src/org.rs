@@ -106,6 +106,14 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A rule of the definition can't be.
+    #[error("automation: {name}: {reason}")]
+    Automation {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A channel of the definition has a filter that can't be.
     #[error("platform_event_channels: {name}: {reason}")]
     Channel {
@@ -220,7 +228,10 @@ impl Org {
             started: Utc::now(),
             jobs,
             sign_in: SignIn::new(apps(&config)),
-            locks: Locks::new(config.definition.locks),
+            locks: Locks::new(
+                config.definition.locks,
+                config.definition.automation.iter().any(|rule| rule.takes_ms > 0),
+            ),
             recent: Mutex::default(),
             clock: AtomicI64::new(0),
             records: ReentrantMutex::new(RefCell::new(Records {
@@ -246,6 +257,10 @@ impl Org {
         };
         org.seed().map_err(|error| StartError::Seed(error.message))?;
         org.selected = org.config.definition.change_data_capture.clone();
+        for rule in &org.config.definition.automation {
+            let wrong = |reason| StartError::Automation { name: rule.name.clone(), reason };
+            crate::automation::check(&org.schema, rule).map_err(wrong)?;
+        }
         let mut members: Vec<(String, Member)> = Vec::new();
         for folder in &org.config.projects {
             members.extend(project::channel_members(folder, &org.schema)?);
@@ -522,6 +537,9 @@ impl Org {
                 channels: &self.channels,
                 schemas: &self.schemas,
                 zone: caller.zone,
+                automation: &self.config.definition.automation,
+                saves: 0,
+                takes: std::time::Duration::ZERO,
                 pending: Vec::new(),
             };
             let mut result = write(&mut store);
@@ -532,7 +550,7 @@ impl Org {
             }
             let pending = std::mem::take(&mut store.pending);
             let immediate: Vec<Pending> = pending.into_iter().filter(|event| store.is_immediate(event)).collect();
-            let (touched, contended) = (std::mem::take(&mut store.touched), store.contended);
+            let (touched, contended, takes) = (std::mem::take(&mut store.touched), store.contended, store.takes);
             if contended && !nested && std::time::Instant::now() < deadline {
                 connection.execute_batch("ROLLBACK")?;
                 drop(records);
@@ -555,10 +573,10 @@ impl Org {
                 self.bus.tell(transaction.last);
             }
             if result.is_ok() && !touched.is_empty() {
-                self.locks.keep(touched);
+                self.locks.keep(touched, takes);
                 drop(records);
                 drop(guard);
-                self.locks.pass();
+                self.locks.pass(takes);
                 return result;
             }
             if result.is_err() {

@@ -7,10 +7,11 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 use serde_json::{Map, Value};
 
+use crate::automation::Save;
 use crate::chaos::{Chaos, Fault, Subject};
 use crate::content;
 use crate::error::{Answered, ApiError};
-use crate::events::{ChangeKind, Channel, PUSH_TOPIC, Pending, Schemas, with_defaults};
+use crate::events::{ChangeKind, Changed, Channel, PUSH_TOPIC, Pending, Schemas, with_defaults};
 use crate::id;
 use crate::locks::{Locks, contended};
 use crate::schema::{Field, Kind, Object, Schema};
@@ -117,6 +118,12 @@ pub(crate) struct Store<'o> {
     /// Channels, which may add fields to what is published.
     pub(crate) channels: &'o [Arc<Channel>],
     pub(crate) schemas: &'o Schemas,
+    /// What happens when records are saved.
+    pub(crate) automation: &'o [crate::automation::Automation],
+    /// Saves that led to the one at hand.
+    pub(crate) saves: usize,
+    /// How much longer than others the transaction takes.
+    pub(crate) takes: std::time::Duration,
     /// The user's time zone.
     pub(crate) zone: chrono_tz::Tz,
     /// What is published when the transaction ends well.
@@ -241,6 +248,7 @@ impl Store<'_> {
         }
         full_name(object, &mut row, &[]);
         let checks = self.begin_checks(object, None)?;
+        let rules = self.automations(object, Save::Create, None)?;
         let files = take_files(object, &mut row, &id)?;
         let columns: Vec<String> = row.iter().map(|(field, _)| quoted(&field.name)).collect();
         let marks = vec!["?"; row.len() + 1].join(",");
@@ -255,8 +263,10 @@ impl Store<'_> {
             let bytes = files.first().map_or(&[][..], |(_, bytes)| bytes.as_slice());
             self.complete_content(&id, written, bytes)?;
         }
+        self.before_save(object, &id, &rules, true)?;
         self.check_rules(object, &id, &checks)?;
         self.note(object, &id, ChangeKind::Create, &[])?;
+        self.after_save(object, &id, &rules, true)?;
         Ok(id)
     }
 
@@ -306,10 +316,14 @@ impl Store<'_> {
         let sql = format!("UPDATE {} SET {} WHERE \"Id\"=?", quoted(&object.name), sets.join(","));
         let changed = self.differing(object, &id, &row)?;
         let checks = self.begin_checks(object, Some(&id))?;
+        let rules = self.automations(object, Save::Update, Some(&id))?;
         let values = row.into_iter().map(|(_, value)| value).chain(std::iter::once(Sql::Text(id.clone())));
         self.connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
+        let mut changed = changed;
+        changed.extend(self.before_save(object, &id, &rules, false)?.into_iter().map(Changed::whole));
         self.check_rules(object, &id, &checks)?;
-        self.note(object, &id, ChangeKind::Update, &changed)
+        self.note(object, &id, ChangeKind::Update, &changed)?;
+        self.after_save(object, &id, &rules, false)
     }
 
     /// Creates or changes the record whose `key` field holds `value`; returns its id and whether it is new.
@@ -368,6 +382,9 @@ impl Store<'_> {
         }
         self.require_alive(object, &id)?;
         self.lock(object, Some(&id), &[])?;
+        let rules = self.automations(object, Save::Delete, Some(&id))?;
+        self.before_save(object, &id, &rules, false)?;
+        self.after_save(object, &id, &rules, false)?;
         self.remove(object, &id, &id, hard, 0)
     }
 

@@ -49,13 +49,13 @@ pub(crate) struct Checks<'r> {
 }
 
 impl<'s> Store<'s> {
-    fn moment(&self, is_new: bool) -> Moment {
+    pub(crate) fn moment(&self, is_new: bool) -> Moment {
         let now = crate::value::parse_datetime(&self.now).unwrap_or_default();
         Moment { now, zone: self.zone, is_new, is_clone: false }
     }
 
     /// Returns what fields of a record hold now; without an id, of those of the org alone.
-    fn read_fields(&self, object: &Object, id: &str, reads: &[&Reference]) -> Answered<Vec<Value>> {
+    pub(crate) fn read_fields(&self, object: &Object, id: &str, reads: &[&Reference]) -> Answered<Vec<Value>> {
         let cursors = Cursors::default();
         query::values(self.bare(&cursors), object, id, reads)
     }

@@ -36,11 +36,28 @@ fn config(folder: &Path) -> Config {
     config
 }
 
+/// A client of an org.
+pub(crate) fn client_of(sandbox: &Sandbox) -> Result<salesforce::Client, Failed> {
+    let credentials = salesforce::Credentials::ClientCredentials {
+        login_url: sandbox.url().to_owned(),
+        client_id: sandbox.client_id().to_owned(),
+        client_secret: "sandbox-secret".to_owned().into(),
+    };
+    Ok(salesforce::Client::new(credentials, salesforce::Settings::default())?)
+}
+
 impl Bench {
     pub(crate) async fn new() -> Result<Self, Failed> {
+        Self::with(|_| {}).await
+    }
+
+    /// The same with its org set up otherwise.
+    pub(crate) async fn with(set_up: impl FnOnce(&mut Config)) -> Result<Self, Failed> {
         let folder = tempfile::tempdir()?;
         copy(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/bicycle"), folder.path())?;
-        let sandbox = Sandbox::start(config(folder.path())).await?;
+        let mut config = config(folder.path());
+        set_up(&mut config);
+        let sandbox = Sandbox::start(config).await?;
         let bench = Self { folder, sandbox };
         bench.erp()?.execute_batch(include_str!("../../../../examples/bicycle/erp.sql"))?;
         Ok(bench)
@@ -93,12 +110,7 @@ impl Bench {
     }
 
     pub(crate) fn client(&self) -> Result<salesforce::Client, Failed> {
-        let credentials = salesforce::Credentials::ClientCredentials {
-            login_url: self.sandbox.url().to_owned(),
-            client_id: self.sandbox.client_id().to_owned(),
-            client_secret: "sandbox-secret".to_owned().into(),
-        };
-        Ok(salesforce::Client::new(credentials, salesforce::Settings::default())?)
+        client_of(&self.sandbox)
     }
 
     /// Turns the customers' way round and gives the ERP `rows` of them, so that there is something to write in bulk

@@ -22,7 +22,11 @@ match:
 
 /// The example with one two-way sync; `rules` are added to it.
 pub(crate) async fn bench(rules: &str) -> Result<Bench, Failed> {
-    let bench = Bench::new().await?;
+    two_way(Bench::new().await?, rules)
+}
+
+/// The same in an org that is set up otherwise.
+pub(crate) fn two_way(bench: Bench, rules: &str) -> Result<Bench, Failed> {
     std::fs::write(bench.path("mappings/customers.yaml"), MAPPING)?;
     let config = std::fs::read_to_string(bench.path("bridgehead.yaml"))?;
     let (head, _) = config.split_once("syncs:").ok_or("no syncs")?;

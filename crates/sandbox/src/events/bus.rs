@@ -359,7 +359,10 @@ impl Org {
     /// Forgets now and then what can't be had any more.
     pub(crate) fn sweep_events(&self, connection: &Connection, newest: i64) -> rusqlite::Result<()> {
         if newest % SWEEP < 20 {
-            connection.execute("DELETE FROM _event WHERE at < ?", [self.oldest_moment()])?;
+            // They stand in order: nothing behind the first that is kept is looked at.
+            let kept = "SELECT replay FROM _event WHERE at >= ?1 ORDER BY replay LIMIT 1";
+            let sql = format!("DELETE FROM _event WHERE replay < coalesce(({kept}), ?2 + 1)");
+            connection.prepare_cached(&sql)?.execute([self.oldest_moment(), newest])?;
         }
         Ok(())
     }

@@ -76,6 +76,13 @@ pub(crate) struct Changed {
     difference: Option<String>,
 }
 
+impl Changed {
+    /// A field that is told by its value.
+    pub(crate) fn whole(name: String) -> Self {
+        Self { name, difference: None }
+    }
+}
+
 /// An event that is published when its transaction ends well.
 #[derive(Debug, Clone)]
 pub(crate) enum Pending {

@@ -13,7 +13,7 @@ mod topics;
 mod wire;
 
 pub(crate) use bus::{Bus, Channel, Member, migrate};
-pub(crate) use changes::{Kind as ChangeKind, Pending, Transaction, set_origin};
+pub(crate) use changes::{Changed, Kind as ChangeKind, Pending, Transaction, set_origin};
 pub(crate) use filters::Filter;
 pub(crate) use pubsub::{PATH as PUBSUB, service as pubsub};
 pub(crate) use schemas::Schemas;

@@ -1,5 +1,6 @@
 //! The sandbox over its port, called as any client would.
 
+mod automation;
 mod bulk;
 mod chaos;
 mod clients;

@@ -11,6 +11,7 @@ pub use kind::{Kind, References, Setup, configuration};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use model::{ChangeBatch, Class, Entity, Outcome, Position};
 
@@ -159,6 +160,23 @@ pub struct Read {
     pub batch_rows: usize,
 }
 
+/// What a window of changes does not show: values that are made of what changed elsewhere.
+pub struct Stale {
+    /// The fields of the read that are derived.
+    pub derived: Vec<String>,
+    /// Those that change as time goes on, by themselves.
+    pub timely: Vec<String>,
+    /// Records of the read, by their identity, that were not changed in its window, and show other values all the same.
+    pub keys: BoxStream<'static, Result<Vec<String>>>,
+}
+
+impl Default for Stale {
+    /// Nothing is derived.
+    fn default() -> Self {
+        Self { derived: Vec::new(), timely: Vec::new(), keys: futures::stream::empty().boxed() }
+    }
+}
+
 /// Batches of a read. One without a position brings us to no place to go on from; one may be empty, only
 /// to tell a position.
 pub type Batches = BoxStream<'static, Result<ChangeBatch>>;
@@ -283,6 +301,12 @@ pub trait Source: Catalog {
             Class::Mapping,
             format!("changes of {} can't be followed: nothing tells of them as they happen", entity.name),
         ))
+    }
+
+    /// Says which records show other values than before though the window of a read does not tell them, by the key of their
+    /// entity.
+    async fn stale(&self, _read: &Read) -> Result<Stale> {
+        Ok(Stale::default())
     }
 
     /// Returns those records of a read whose field `key` has one of these values, as they are now, in no particular order.

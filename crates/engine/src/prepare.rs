@@ -1,6 +1,6 @@
 //! A sync checked against both catalogs, and what a run of it would do.
 
-use endpoint::{Endpoint, Read, Target, Window, is_captured};
+use endpoint::{Endpoint, Read, Stale, Target, Window, is_captured};
 use mapping::{Definition, Direction, Parents, Plan};
 use model::{Class, Entity, Field};
 use serde::Serialize;
@@ -117,6 +117,15 @@ pub(crate) fn read(prepared: &Prepared, sync: &Sync, window: Option<Window>) -> 
     }
 }
 
+/// Why a window is not enough where fields change by themselves.
+pub(crate) const OUTDATED: &str = "it has fields that change as time goes on, which are read once a day";
+
+/// True when everything is to be read again for fields that change as time goes on: it was last read on another day.
+pub(crate) fn is_outdated(stale: &Stale, refreshed: Option<&str>, until: &str) -> bool {
+    let day = |time: &str| time.get(..10).map(str::to_owned);
+    !stale.timely.is_empty() && refreshed.and_then(day) != day(until)
+}
+
 /// Why a window is not enough where what captures has lost some of it.
 pub(crate) const FORGOTTEN: &str = "what changed is not known any more";
 
@@ -155,11 +164,17 @@ pub async fn forecast(
         _ => why_full(&checkpoint, sync.definition.digest, until.as_ref()),
     };
     let mut window = match (full, until) {
-        (None, Some(until)) => Some(Window { since: checkpoint.since, until }),
+        (None, Some(until)) => Some(Window { since: checkpoint.since.clone(), until }),
         _ => None,
     };
     if is_captured(&prepared.source) && !source.holds(&read(&prepared, sync, window.clone())).await? {
         (full, window) = (Some(FORGOTTEN), None);
+    }
+    if let Some(Window { until, .. }) = &window {
+        let stale = source.stale(&read(&prepared, sync, window.clone())).await?;
+        if is_outdated(&stale, checkpoint.refreshed.as_deref(), until) {
+            (full, window) = (Some(OUTDATED), None);
+        }
     }
     let rows = source.count(&read(&prepared, sync, window)).await?;
     let (from, to) = (sync.direction.source(), sync.direction.target());

@@ -1,5 +1,7 @@
 //! What a run tells: its counts, its receipt, and why it could not go on.
 
+use std::collections::BTreeMap;
+
 use mapping::Mistake;
 use model::{Class, Fingerprint};
 use serde::{Deserialize, Serialize};
@@ -180,6 +182,9 @@ pub struct Report {
     /// How late changes were, where they were followed as they happened.
     #[serde(default)]
     pub lag: Option<Lag>,
+    /// Fields that are made of others, with the time as of which their values are right.
+    #[serde(default)]
+    pub derived: BTreeMap<String, String>,
     /// Time until batches came, in milliseconds.
     pub read_ms: u64,
     /// Time spent mapping, in milliseconds.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chunk::{Chunk, source_key};
 use crate::follow::listen;
-use crate::prepare::{Prepared, prepare, read, why_full};
+use crate::prepare::{Prepared, is_outdated, prepare, read, why_full};
 use crate::report::{Error, Progress, Receipt, Report};
 use crate::stream::Following;
 use crate::sync::{Deletes, Sync};
@@ -183,6 +183,9 @@ impl Running<'_> {
             self.rewind();
             self.read_window(window.clone()).await?;
         }
+        if let Some(until) = open.until.as_deref() {
+            self.refresh(window.clone(), until).await?;
+        }
         self.release().await?;
         // A row that was not read must not be taken for one that is gone.
         if self.sync.deletes == Deletes::Propagate && self.report.receipt.balances() {
@@ -192,7 +195,8 @@ impl Running<'_> {
             let since = open.until.or(self.checkpoint.since.take());
             // Without a cursor the sync has still run to its end: that is what an empty text says.
             let since = since.or(Some(String::new()));
-            self.checkpoint = Checkpoint { since, open: None, mapping: self.sync.definition.digest };
+            let refreshed = if open.full { since.clone() } else { self.checkpoint.refreshed.take() };
+            self.checkpoint = Checkpoint { since, open: None, mapping: self.sync.definition.digest, refreshed };
         } else {
             self.rewind();
         }
@@ -218,7 +222,7 @@ impl Running<'_> {
         }
         let until = self.source.now(&self.prepared.source).await?;
         let full = self.options.full || why_full(&self.checkpoint, digest, until.as_ref()).is_some();
-        let full = full || !self.is_known(until.as_ref()).await?;
+        let full = full || !self.is_known(until.as_ref()).await? || self.is_outdated(until.as_ref()).await?;
         let open = Open { run: self.report.run, full, until, position: None, rows: 0 };
         self.checkpoint.open = Some(open.clone());
         self.checkpoint.mapping = digest;
@@ -226,10 +230,59 @@ impl Running<'_> {
         Ok(open)
     }
 
+    fn window(&self, until: &str) -> Window {
+        Window { since: self.checkpoint.since.clone(), until: until.to_owned() }
+    }
+
+    /// True where everything is to be read for fields that change as time goes on.
+    async fn is_outdated(&self, until: Option<&String>) -> Result<bool, Error> {
+        let Some(until) = until else { return Ok(false) };
+        let stale = self.source.stale(&read(&self.prepared, self.sync, Some(self.window(until)))).await?;
+        Ok(is_outdated(&stale, self.checkpoint.refreshed.as_deref(), until))
+    }
+
+    /// Reads records again that a window does not tell, though what their derived fields are made of changed; says how old
+    /// these fields are.
+    async fn refresh(&mut self, window: Option<Window>, until: &str) -> Result<(), Error> {
+        let told = read(&self.prepared, self.sync, Some(self.window(until)));
+        let mut stale = self.source.stale(&told).await?;
+        let refreshed = if window.is_some() { self.checkpoint.refreshed.clone() } else { None };
+        for field in std::mem::take(&mut stale.derived) {
+            let timely = refreshed.clone().filter(|_| stale.timely.contains(&field));
+            self.report.derived.insert(field, timely.unwrap_or_else(|| until.to_owned()));
+        }
+        // Where everything was read nothing is old.
+        if window.is_none() {
+            return Ok(());
+        }
+        let read = read(&self.prepared, self.sync, None);
+        let Some(identity) = self.prepared.plan.record_id else { return Ok(()) };
+        let key = self.prepared.plan.source_fields[identity].clone();
+        while let Some(keys) = stale.keys.next().await.transpose()? {
+            let found = self.source.pick(&read, &key, &keys).await?;
+            let rows = found.records.num_rows() + found.unreadable.len();
+            self.report.counts.read += rows as u64;
+            let mut chunk = Chunk::default();
+            chunk.unreadable = found.unreadable;
+            for row in &chunk.unreadable {
+                self.report.receipt.keys_read.add(&row.key);
+            }
+            for row in 0..found.records.num_rows() {
+                self.report.receipt.keys_read.add(&source_key(&found.records, row));
+            }
+            if found.records.num_rows() > 0 {
+                let mapped = self.map(&found.records)?;
+                chunk.add(found.records, mapped);
+            }
+            self.settle(chunk, false, &[]).await?;
+        }
+        Ok(())
+    }
+
     /// True where all that changed since the last window, up to the end of this one, is still known.
     async fn is_known(&self, until: Option<&String>) -> Result<bool, Error> {
         let Some(until) = until.filter(|_| is_captured(&self.prepared.source)) else { return Ok(true) };
-        let window = Window { since: self.checkpoint.since.clone(), until: until.clone() };
+        let window = self.window(until);
         Ok(self.source.holds(&read(&self.prepared, self.sync, Some(window))).await?)
     }
 

@@ -89,6 +89,26 @@ pub struct Moment {
     pub is_clone: bool,
 }
 
+/// What a formula reads, as far as its text tells.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reads {
+    /// Fields, in the order in which they are written, each once.
+    pub fields: Vec<String>,
+    /// True where its value changes as time goes on.
+    pub timely: bool,
+}
+
+/// Returns what a formula reads, without a look at the fields that there are.
+///
+/// # Errors
+///
+/// What is wrong with its grammar.
+pub fn reads(text: &str) -> Result<Reads, Error> {
+    let mut reads = Reads::default();
+    parse::parse(text)?.note_reads(&mut reads);
+    Ok(reads)
+}
+
 /// A formula that is right.
 #[derive(Debug, Clone)]
 pub struct Formula {

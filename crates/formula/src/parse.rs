@@ -1,7 +1,7 @@
 //! The grammar: words to a tree.
 
-use crate::Error;
 use crate::lex::{Token, tokens};
+use crate::{Error, Reads};
 
 /// How deep functions and brackets may stand inside each other.
 const DEPTH: usize = 100;
@@ -51,6 +51,33 @@ impl Op {
     /// Returns the sign, as it is written most often.
     pub(crate) fn sign(self) -> &'static str {
         RANKS.iter().copied().flatten().find(|(_, op)| *op == self).map_or("", |(sign, _)| sign)
+    }
+}
+
+impl Expr {
+    /// Adds what it reads.
+    pub(crate) fn note_reads(&self, reads: &mut Reads) {
+        match &self.node {
+            Node::Field(path) => {
+                if !reads.fields.iter().any(|known| known.eq_ignore_ascii_case(path)) {
+                    reads.fields.push(path.clone());
+                }
+            }
+            Node::Call(name, arguments) => {
+                reads.timely |= ["NOW", "TODAY", "TIMENOW"].iter().any(|known| name.eq_ignore_ascii_case(known));
+                for argument in arguments {
+                    argument.note_reads(reads);
+                }
+            }
+            Node::Minus(inner) | Node::Not(inner) => inner.note_reads(reads),
+            Node::Chain(first, rest) => {
+                first.note_reads(reads);
+                for (_, part) in rest {
+                    part.note_reads(reads);
+                }
+            }
+            Node::Text(_) | Node::Number(_) | Node::Boolean(_) | Node::Null => {}
+        }
     }
 }
 

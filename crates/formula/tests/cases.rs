@@ -101,6 +101,13 @@ fn what_a_formula_reads_is_known_before_it_is_evaluated() -> Result<(), formula:
     assert_eq!(read, [("Amount", true), ("Amount", false), ("Owner.Name", false), ("name", false)]);
     assert_eq!((formula.kind(), formula.is_timely()), (Kind::Text, false));
     assert!(Formula::new("Day - TODAY()", &Known, Blanks::Blank)?.is_timely());
+    // Also without a look at the fields that there are.
+    let reads = formula::reads("IF(a__c > -b__c, Owner:User.Name & A__C, VLOOKUP($User.Id))")?;
+    assert_eq!(
+        (reads.fields, reads.timely),
+        (["a__c", "b__c", "Owner:User.Name", "$User.Id"].map(str::to_owned).to_vec(), false)
+    );
+    assert!(formula::reads("year(today())")?.timely);
     Ok(())
 }
 

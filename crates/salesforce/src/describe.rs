@@ -77,6 +77,9 @@ pub struct Field {
     pub defaulted_on_create: bool,
     /// A formula or roll-up.
     pub calculated: bool,
+    /// The formula, where it is one.
+    #[serde(default)]
+    pub calculated_formula: Option<String>,
     /// The org numbers it.
     #[serde(default)]
     pub auto_number: bool,
@@ -119,6 +122,9 @@ pub struct ChildRelationship {
     pub child: String,
     /// The child's field.
     pub field: String,
+    /// The child goes with its parent.
+    #[serde(default)]
+    pub cascade_delete: bool,
     /// The name for subqueries, where it has one.
     pub relationship_name: Option<String>,
 }

@@ -86,6 +86,9 @@ pub struct Checkpoint {
     /// Fingerprint of the mapping that the rows went through; another mapping reads everything again.
     #[serde(default)]
     pub mapping: u64,
+    /// End of the last window that read everything.
+    #[serde(default)]
+    pub refreshed: Option<String>,
 }
 
 /// A window in progress.

@@ -11,7 +11,7 @@ fn a_commit_is_there_after_reopening_and_a_second_run_is_sent_away() {
     let run = store.begin_run("s", Utc::now()).expect("a run");
     let owner = Owner { sync: "s", mapping: "m", source: Side::Salesforce, run };
     let link = Link { salesforce: "a".into(), external: "1".into(), side: Side::External, base: vec![1; 8], row: 1 };
-    let checkpoint = Checkpoint { since: Some("x".into()), open: None, mapping: 7 };
+    let checkpoint = Checkpoint { since: Some("x".into()), mapping: 7, ..Checkpoint::default() };
     let commit = Commit { links: vec![link.clone()], checkpoint: Some(checkpoint.clone()), ..Commit::default() };
     store.commit(owner, &commit).expect("a commit");
     drop(store);

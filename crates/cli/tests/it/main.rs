@@ -1,8 +1,10 @@
 //! The whole program: the binary, the sandbox, real databases.
 
+mod automation;
 mod bench;
 mod brokers;
 mod crash;
+mod derived;
 mod faults;
 mod follow;
 mod log_capture;

@@ -2,6 +2,7 @@
 
 mod config;
 mod convert;
+mod derived;
 mod notices;
 mod pairs;
 mod sink;

@@ -8,7 +8,7 @@ use ::salesforce::{CsvReader, JsonTable};
 use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, TimeDelta};
-use endpoint::{Batches, Error, Notices, Read, Result, Source, Window};
+use endpoint::{Batches, Error, Notices, Read, Result, Source, Stale, Window};
 use futures::StreamExt as _;
 use model::{ChangeBatch, Class, Entity, Position, Type};
 use tokio::sync::mpsc;
@@ -52,15 +52,18 @@ impl Place {
     }
 }
 
+/// Returns from when on a window is asked for that begins at a time.
+pub(super) fn earliest(since: &str) -> String {
+    let earlier = DateTime::parse_from_rfc3339(since).map(|time| time - TimeDelta::minutes(OVERLAP_MINUTES));
+    earlier.map_or_else(|_| since.to_owned(), |time| time.to_utc().to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
 fn conditions(read: &Read, behind: Option<&str>) -> String {
     let mut parts: Vec<String> = read.filter.iter().map(|filter| format!("({filter})")).collect();
     if let (Some(Window { since, until }), Some(cursor)) = (&read.window, &read.entity.cursor) {
         parts.push(format!("{cursor} <= {until}"));
         if let Some(since) = since {
-            let earlier = DateTime::parse_from_rfc3339(since).map(|time| time - TimeDelta::minutes(OVERLAP_MINUTES));
-            let earlier = earlier
-                .map_or_else(|_| since.clone(), |time| time.to_utc().to_rfc3339_opts(SecondsFormat::Millis, true));
-            parts.push(format!("{cursor} >= {earlier}"));
+            parts.push(format!("{cursor} >= {}", earliest(since)));
         }
     }
     if read.deleted {
@@ -120,6 +123,10 @@ impl Source for Org {
 
     async fn fetch_now(&self, entity: &Entity, fields: &[String], key: &str, keys: &[String]) -> Result<ChangeBatch> {
         self.by_key(entity, fields, key, keys, false).await
+    }
+
+    async fn stale(&self, read: &Read) -> Result<Stale> {
+        self.outdated(read).await
     }
 
     async fn pick(&self, read: &Read, key: &str, keys: &[String]) -> Result<ChangeBatch> {

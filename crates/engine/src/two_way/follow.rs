@@ -383,7 +383,8 @@ impl Follower<'_> {
     fn note(&mut self) -> Result<(), Error> {
         self.noted = Instant::now();
         if let Some(since) = self.reached.take() {
-            let checkpoint = Checkpoint { since: Some(since), open: None, mapping: self.sync.definition.digest };
+            let mapping = self.sync.definition.digest;
+            let checkpoint = Checkpoint { since: Some(since), mapping, ..Checkpoint::default() };
             self.store.set_checkpoint(&checkpoint_name(self.sync, Side::External), &checkpoint)?;
         }
         for settled in self.open.drain(..) {

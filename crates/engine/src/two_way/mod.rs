@@ -33,7 +33,7 @@ use self::keys::Candidates;
 use self::pair::MATCH;
 use crate::chunk::cell;
 use crate::merge::{Contested, Policy, Rules, Way, place};
-use crate::prepare::{BATCH_ROWS, FORGOTTEN, Forecast, why_full};
+use crate::prepare::{BATCH_ROWS, FORGOTTEN, Forecast, OUTDATED, is_outdated, why_full};
 use crate::report::{Error, Progress, Report};
 use crate::run::{Options, millis};
 use crate::sync::{Deletes, Sync};
@@ -175,11 +175,14 @@ pub async fn forecast_pairs(
         let mut why = why_full(&checkpoint, sync.definition.digest, until.as_ref());
         let mut window = None;
         if let (None, Some(until)) = (why, until) {
-            let wanted = Window { since: checkpoint.since, until };
-            if end.holds(&reading(sync, &prepared, side, Some(wanted.clone()))).await? {
-                window = Some(wanted);
-            } else {
+            let wanted = Window { since: checkpoint.since.clone(), until };
+            let told = reading(sync, &prepared, side, Some(wanted.clone()));
+            if !end.holds(&told).await? {
                 why = Some(FORGOTTEN);
+            } else if is_outdated(&end.stale(&told).await?, checkpoint.refreshed.as_deref(), &wanted.until) {
+                why = Some(OUTDATED);
+            } else {
+                window = Some(wanted);
             }
         }
         full = full.or(why);
@@ -520,9 +523,11 @@ impl Pairing<'_> {
             }
             self.waiting.insert((revisit.side, revisit.key));
         }
+        let mut whole = [false; 2];
         for (side, until, checkpoint) in &ends {
             let window = self.window(*side, checkpoint, until.as_ref()).await?;
             self.report.full |= window.is_none();
+            whole[place(*side)] = window.is_none();
             if *side == Side::Salesforce {
                 // What follows a winner must do so before the winner is taken for a record that was never paired.
                 self.merged_since = window.as_ref().and_then(|window| window.since.clone());
@@ -530,6 +535,7 @@ impl Pairing<'_> {
             }
             self.report.receipt.source.0 += self.end(*side).count(&self.reading(*side, window.clone())).await?;
             self.read(*side, window.clone(), until.as_deref()).await?;
+            self.refresh(*side, window.clone(), until.as_deref(), checkpoint).await?;
             // A record that waits for its key must have it before its counterpart is taken for one that has none.
             self.look_again().await?;
             if let Some(window) = window {
@@ -542,9 +548,10 @@ impl Pairing<'_> {
         self.moved.extend(std::mem::take(&mut self.incomplete));
         self.look_again().await?;
         self.leave_for_later()?;
-        for (side, until, _) in ends {
+        for (side, until, before) in ends {
             let since = until.or(Some(String::new()));
-            let checkpoint = Checkpoint { since, open: None, mapping: self.sync.definition.digest };
+            let refreshed = if whole[place(side)] { since.clone() } else { before.refreshed };
+            let checkpoint = Checkpoint { since, open: None, mapping: self.sync.definition.digest, refreshed };
             self.store.set_checkpoint(&checkpoint_name(self.sync, side), &checkpoint)?;
         }
         Ok(())
@@ -560,8 +567,37 @@ impl Pairing<'_> {
         let full = self.options.full || why_full(checkpoint, self.sync.definition.digest, until).is_some();
         let Some(until) = until.filter(|_| !full) else { return Ok(None) };
         let window = Window { since: checkpoint.since.clone(), until: until.clone() };
-        let held = self.end(side).holds(&self.reading(side, Some(window.clone()))).await?;
-        Ok(held.then_some(window))
+        let reading = self.reading(side, Some(window.clone()));
+        let held = self.end(side).holds(&reading).await?;
+        let stale = self.end(side).stale(&reading).await?;
+        let outdated = is_outdated(&stale, checkpoint.refreshed.as_deref(), &window.until);
+        Ok((held && !outdated).then_some(window))
+    }
+
+    /// Looks at records that a window does not tell, though what their derived fields are made of changed; says how old these
+    /// fields are.
+    async fn refresh(
+        &mut self,
+        side: Side,
+        window: Option<Window>,
+        until: Option<&str>,
+        checkpoint: &Checkpoint,
+    ) -> Result<(), Error> {
+        let Some(until) = until else { return Ok(()) };
+        let told = window.clone().unwrap_or_else(|| Window { since: None, until: until.to_owned() });
+        let mut stale = self.end(side).stale(&self.reading(side, Some(told))).await?;
+        let refreshed = if window.is_some() { checkpoint.refreshed.clone() } else { None };
+        for field in std::mem::take(&mut stale.derived) {
+            let timely = refreshed.clone().filter(|_| stale.timely.contains(&field));
+            self.report.derived.insert(field, timely.unwrap_or_else(|| until.to_owned()));
+        }
+        if window.is_some() {
+            while let Some(keys) = stale.keys.next().await.transpose()? {
+                self.moved.extend(keys.into_iter().map(|key| (side, key)));
+                self.look_again().await?;
+            }
+        }
+        Ok(())
     }
 
     fn reading(&self, side: Side, window: Option<Window>) -> Read {

@@ -47,9 +47,10 @@ impl Kind {
 }
 
 /// A value.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub enum Value {
     /// None.
+    #[default]
     Blank,
     /// A text; an empty one is as good as none.
     Text(String),

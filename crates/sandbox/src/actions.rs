@@ -10,7 +10,7 @@ use crate::org::Org;
 use crate::rest::{Answer, Call};
 
 /// What the texts of a declaration may name.
-type Values = HashMap<String, Value>;
+pub(crate) type Values = HashMap<String, Value>;
 
 impl Org {
     /// Answers a call below `/services/apexrest`.
@@ -39,23 +39,36 @@ impl Org {
             }
             values.insert("body".to_owned(), body);
         }
+        let (query, write, answer) = (endpoint.query.as_deref(), endpoint.write.as_ref(), endpoint.answer.as_ref());
+        let body = self.performed(call, query, write, answer, &mut values)?;
+        Ok(if body.is_null() { Answer::empty(endpoint.status) } else { Answer::json(endpoint.status, &body) })
+    }
+
+    /// Does what a declaration says and returns its answer: what was read or the id that was written where it names none.
+    pub(crate) fn performed(
+        &self,
+        call: &Call,
+        query: Option<&str>,
+        write: Option<&Write>,
+        answer: Option<&Value>,
+        values: &mut Values,
+    ) -> Answered<Value> {
         let mut plain = Value::Null;
-        if let Some(query) = &endpoint.query {
-            let soql = with_binds(query, &values)?;
+        if let Some(query) = query {
+            let soql = with_binds(query, values)?;
             let records = self.select(call, "v66.0", &soql, false)?;
             values.insert("size".to_owned(), json!(records.len()));
             values.insert("first".to_owned(), records.first().cloned().unwrap_or_default());
             plain = Value::Array(records);
             values.insert("records".to_owned(), plain.clone());
         }
-        if let Some(write) = &endpoint.write {
-            let (id, created) = self.declared_write(call, write, &values)?;
+        if let Some(write) = write {
+            let (id, created) = self.declared_write(call, write, values)?;
             values.insert("id".to_owned(), json!(id));
             values.insert("created".to_owned(), json!(created));
             plain = json!(id);
         }
-        let body = endpoint.answer.as_ref().map_or(plain, |answer| filled(answer, &values));
-        Ok(if body.is_null() { Answer::empty(endpoint.status) } else { Answer::json(endpoint.status, &body) })
+        Ok(answer.map_or(plain, |answer| filled(answer, values)))
     }
 
     /// Writes the record that a declaration describes; returns its id and whether it is new.

@@ -1,20 +1,22 @@
 //! Automation: what an org does of its own when a record is saved, in the place of flows and triggers.
 //!
 //! A rule of the definition sets fields before the record is saved, or does something after that: sets fields by a save of its
-//! own (which saves again, and so on), makes records, publishes events, or fails. What it reads and sets are formulas.
+//! own (which saves again, and so on), makes records, publishes events, sends messages, or fails. What it reads and sets are formulas.
 //! Order: Apex developer guide, "Triggers and Order of Execution".
 
 use std::collections::BTreeMap;
 
-use formula::{Blanks, Formula, Reference, Value};
+use formula::{Blanks, Formula, Value};
 use rusqlite::types::Value as Sql;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use crate::error::{Answered, ApiError};
 use crate::formulas::{self, Known};
+use crate::messages::Message;
 use crate::schema::{Field, Object, Schema};
 use crate::store::{Store, quoted};
+use crate::validation::Before;
 use crate::value;
 
 /// How often saves may lead to each other. Source: Apex developer guide, execution governors, stack depth of triggers.
@@ -46,6 +48,9 @@ pub struct Automation {
     /// A platform event to publish.
     #[serde(default)]
     pub publish: Option<Made>,
+    /// An outbound message with the record.
+    #[serde(default)]
+    pub send: Option<Message>,
     /// Why the save fails.
     #[serde(default)]
     pub fail: Option<String>,
@@ -93,104 +98,95 @@ pub struct Made {
     pub fields: BTreeMap<String, String>,
 }
 
-/// A formula of a rule, with what it read before the change.
-type Prepared = (Formula, Vec<Value>);
 /// Fields with the formulas of their values.
-type Fields = Vec<(String, Prepared)>;
+type Formulas = Vec<(String, Formula)>;
 
-/// A rule that may apply to a save.
-pub(crate) struct Applied<'r> {
-    rule: &'r Automation,
-    condition: Option<Prepared>,
-    set: Fields,
-    create: Option<(&'r Made, Fields)>,
-    publish: Option<(&'r Made, Fields)>,
+/// A rule whose formulas are read: once, when the org is opened.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    rule: Automation,
+    condition: Option<Formula>,
+    set: Formulas,
+    /// What is made or published: the object, and its fields.
+    made: Vec<(String, Formulas)>,
 }
 
-/// Checks a rule against the objects that there are.
+/// Reads the formulas of a rule.
 ///
 /// # Errors
 ///
 /// What of it is wrong, in words.
-pub(crate) fn check(schema: &Schema, rule: &Automation) -> Result<(), String> {
+pub(crate) fn read(schema: &Schema, rule: &Automation) -> Result<Ready, String> {
     let object = schema.object(&rule.object).ok_or_else(|| format!("there is no object {}", rule.object))?;
     let known = Known { schema, object };
-    let read =
-        |text: &str| Formula::new(text, &known, Blanks::Blank).map(drop).map_err(|error| format!("{text}: {error}"));
-    rule.condition.as_deref().map_or(Ok(()), read)?;
-    let in_fields = |object: &Object, fields: &BTreeMap<String, String>| {
-        fields.iter().try_for_each(|(name, text)| {
+    let formula = |text: &String| Formula::new(text, &known, Blanks::Blank).map_err(|error| format!("{text}: {error}"));
+    let fields = |object: &Object, fields: &BTreeMap<String, String>| -> Result<Formulas, String> {
+        let field = |(name, text): (&String, &String)| {
             object.field(name).ok_or_else(|| format!("{} has no field {name}", object.name))?;
-            read(text)
-        })
+            Ok((name.clone(), formula(text)?))
+        };
+        fields.iter().map(field).collect()
     };
-    in_fields(object, &rule.set)?;
-    for made in rule.create.iter().chain(&rule.publish) {
+    if rule.when == When::Before && (rule.create.is_some() || rule.publish.is_some() || rule.send.is_some()) {
+        return Err("records, events and messages are made after a save: `when: after`".to_owned());
+    }
+    for name in rule.send.iter().flat_map(|message| &message.fields) {
+        object.field(name).ok_or_else(|| format!("{} has no field {name}", object.name))?;
+    }
+    let made = rule.create.iter().chain(&rule.publish).map(|made| {
         let object = schema.object(&made.object).ok_or_else(|| format!("there is no object {}", made.object))?;
-        in_fields(object, &made.fields)?;
+        Ok((object.name.clone(), fields(object, &made.fields)?))
+    });
+    Ok(Ready {
+        condition: rule.condition.as_ref().map(formula).transpose()?,
+        set: fields(object, &rule.set)?,
+        made: made.collect::<Result<_, String>>()?,
+        rule: rule.clone(),
+    })
+}
+
+impl Ready {
+    /// Returns all its formulas.
+    fn formulas(&self) -> impl Iterator<Item = &Formula> {
+        let fields = self.made.iter().flat_map(|(_, fields)| fields).chain(&self.set);
+        self.condition.iter().chain(fields.map(|(_, formula)| formula))
     }
-    if rule.when == When::Before && (rule.create.is_some() || rule.publish.is_some()) {
-        return Err("records and events are made after a save: `when: after`".to_owned());
-    }
-    Ok(())
+}
+
+/// A rule for a save, with what its formulas read before it.
+pub(crate) struct Applied<'r> {
+    ready: &'r Ready,
+    before: Before,
 }
 
 impl<'s> Store<'s> {
     /// Returns the rules for a save, with what they ask for from before it.
     pub(crate) fn automations(&self, object: &Object, save: Save, id: Option<&str>) -> Answered<Vec<Applied<'s>>> {
-        let mut found = Vec::new();
-        let rules = self.automation.iter().filter(|rule| rule.object.eq_ignore_ascii_case(&object.name));
-        for rule in rules.filter(|rule| rule.on.contains(&save)) {
-            let Some(object) = self.all.object(&object.name) else { continue };
-            let prepare = |text: &String| -> Answered<Prepared> {
-                let known = Known { schema: self.all, object };
-                let formula = Formula::new(text, &known, Blanks::Blank);
-                let formula = formula.map_err(|error| ApiError::unexpected(&format!("{}: {error}", rule.name)))?;
-                let prior: Vec<&Reference> = formula.references().iter().filter(|read| read.prior).collect();
-                let before = match id {
-                    Some(id) if !prior.is_empty() => self.read_fields(object, id, &prior)?,
-                    _ => Vec::new(),
-                };
-                Ok((formula, before))
-            };
-            let fields = |fields: &BTreeMap<String, String>| -> Answered<Fields> {
-                fields.iter().map(|(name, text)| Ok((name.clone(), prepare(text)?))).collect()
-            };
-            let made = |made: &'s Option<Made>| -> Answered<Option<(&'s Made, Fields)>> {
-                made.as_ref().map(|made| Ok((made, fields(&made.fields)?))).transpose()
-            };
-            found.push(Applied {
-                rule,
-                condition: rule.condition.as_ref().map(prepare).transpose()?,
-                set: fields(&rule.set)?,
-                create: made(&rule.create)?,
-                publish: made(&rule.publish)?,
-            });
-        }
-        Ok(found)
+        let rules = self
+            .automation
+            .iter()
+            .filter(|ready| ready.rule.object.eq_ignore_ascii_case(&object.name) && ready.rule.on.contains(&save));
+        let applied = |ready: &'s Ready| Ok(Applied { ready, before: self.before(object, id, ready.formulas())? });
+        rules.map(applied).collect()
     }
 
-    fn value_of(&self, object: &Object, id: &str, (formula, before): &Prepared, is_new: bool) -> Answered<Value> {
-        let current: Vec<&Reference> = formula.references().iter().filter(|read| !read.prior).collect();
-        let now = self.read_fields(object, id, &current)?;
-        let (mut now, mut before) = (now.into_iter(), before.iter().cloned());
-        let next = |read: &Reference| if read.prior { before.next() } else { now.next() }.unwrap_or(Value::Blank);
-        let values: Vec<Value> = formula.references().iter().map(next).collect();
-        // What has no value is blank, as an empty default of a flow's formula.
-        Ok(formula.evaluate(&values, &self.moment(is_new)).unwrap_or(Value::Blank))
+    /// What has no value is blank, as an empty default of a flow's formula.
+    fn or_blank(&self, object: &Object, id: &str, formula: &Formula, before: &Before, is_new: bool) -> Answered<Value> {
+        Ok(self.evaluated(object, id, formula, before, is_new)?.unwrap_or(Value::Blank))
     }
 
     /// True where a rule applies now; one that fails, does.
     fn applies(&mut self, object: &Object, id: &str, applied: &Applied<'_>, is_new: bool) -> Answered<bool> {
-        if let Some(condition) = &applied.condition
-            && self.value_of(object, id, condition, is_new)? != Value::Boolean(true)
+        let Applied { ready, before } = applied;
+        if let Some(condition) = &ready.condition
+            && self.or_blank(object, id, condition, before, is_new)? != Value::Boolean(true)
         {
             return Ok(false);
         }
-        self.takes = self.takes.max(std::time::Duration::from_millis(applied.rule.takes_ms));
-        match &applied.rule.fail {
+        self.takes = self.takes.max(std::time::Duration::from_millis(applied.ready.rule.takes_ms));
+        match &applied.ready.rule.fail {
             Some(message) => {
-                let message = format!("{}: execution of {} caused by: {message}", applied.rule.name, object.name);
+                let message = format!("{}: execution of {} caused by: {message}", applied.ready.rule.name, object.name);
                 Err(ApiError::new(400, "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", message))
             }
             None => Ok(true),
@@ -206,13 +202,13 @@ impl<'s> Store<'s> {
         is_new: bool,
     ) -> Answered<Vec<String>> {
         let mut names = Vec::new();
-        for applied in rules.iter().filter(|applied| applied.rule.when == When::Before) {
+        for applied in rules.iter().filter(|applied| applied.ready.rule.when == When::Before) {
             if !self.applies(object, id, applied, is_new)? {
                 continue;
             }
-            for (name, prepared) in &applied.set {
+            for (name, formula) in &applied.ready.set {
                 let Some(field) = object.field(name) else { continue };
-                let value = self.value_of(object, id, prepared, is_new)?;
+                let value = self.or_blank(object, id, formula, &applied.before, is_new)?;
                 let stored = value::coerce(self.all, field, &json(field, value))?;
                 let sql = format!("UPDATE {} SET {}=? WHERE \"Id\"=?", quoted(&object.name), quoted(&field.name));
                 self.connection.prepare_cached(&sql)?.execute(rusqlite::params![stored, id])?;
@@ -230,25 +226,28 @@ impl<'s> Store<'s> {
         rules: &[Applied<'_>],
         is_new: bool,
     ) -> Answered<()> {
-        for applied in rules.iter().filter(|applied| applied.rule.when == When::After) {
+        for applied in rules.iter().filter(|applied| applied.ready.rule.when == When::After) {
             if !self.applies(object, id, applied, is_new)? {
                 continue;
             }
-            for (made, fields) in applied.create.iter().chain(&applied.publish) {
-                let Some(other) = self.all.object(&made.object) else { continue };
-                let values = self.values_of(object, id, other, fields, is_new)?;
+            for (other, fields) in &applied.ready.made {
+                let Some(other) = self.all.object(other) else { continue };
+                let values = self.values_of(object, id, other, fields, applied, is_new)?;
                 // It may do what the user may not.
                 let seen = std::mem::replace(&mut self.schema, self.all);
                 let made = self.insert(other, &values);
                 self.schema = seen;
                 made?;
             }
-            if applied.set.is_empty() {
+            if applied.ready.rule.send.is_some() {
+                self.queue(&applied.ready.rule.name, id)?;
+            }
+            if applied.ready.set.is_empty() {
                 continue;
             }
-            let values = self.values_of(object, id, object, &applied.set, is_new)?;
+            let values = self.values_of(object, id, object, &applied.ready.set, applied, is_new)?;
             if self.saves >= DEEPEST {
-                let message = format!("{}: maximum trigger depth exceeded", applied.rule.name);
+                let message = format!("{}: maximum trigger depth exceeded", applied.ready.rule.name);
                 return Err(ApiError::new(400, "CANNOT_INSERT_UPDATE_ACTIVATE_ENTITY", message));
             }
             self.saves += 1;
@@ -264,13 +263,14 @@ impl<'s> Store<'s> {
         object: &Object,
         id: &str,
         target: &Object,
-        fields: &[(String, Prepared)],
+        fields: &Formulas,
+        applied: &Applied<'_>,
         is_new: bool,
     ) -> Answered<Map<String, Json>> {
         let mut values = Map::new();
-        for (name, prepared) in fields {
+        for (name, formula) in fields {
             let Some(field) = target.field(name) else { continue };
-            let value = self.value_of(object, id, prepared, is_new)?;
+            let value = self.or_blank(object, id, formula, &applied.before, is_new)?;
             values.insert(field.name.clone(), json(field, value));
         }
         Ok(values)

@@ -39,6 +39,8 @@ pub struct Definition {
     pub bulk: Bulk,
     /// Endpoints below `/services/apexrest`.
     pub apex_rest: Vec<Endpoint>,
+    /// Classes below `/services/Soap/class`.
+    pub apex_soap: Vec<WebService>,
     /// Invocable actions.
     pub actions: Vec<Action>,
 }
@@ -372,6 +374,50 @@ pub struct Endpoint {
     /// The answer; `{name}` in its texts stands for a value: those above, and `{records}`, `{size}`, `{first}`, `{id}`,
     /// `{created}`.
     pub answer: Option<Value>,
+}
+
+/// A class whose methods are called by SOAP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebService {
+    /// Its name, behind that of its namespace and a slash where it has one.
+    pub class: String,
+    /// Types of its own, each with its fields and their types.
+    #[serde(default)]
+    pub types: BTreeMap<String, BTreeMap<String, String>>,
+    /// Its methods.
+    pub methods: Vec<Method>,
+}
+
+/// A method that is called by SOAP.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Method {
+    /// Its name.
+    pub name: String,
+    /// What it takes, in order.
+    #[serde(default)]
+    pub parameters: Vec<Parameter>,
+    /// The type of what it returns, if it does; `[]` behind it makes a list.
+    pub returns: Option<String>,
+    /// Query to answer from; `:name` stands for a parameter.
+    pub query: Option<String>,
+    /// Record to write.
+    pub write: Option<Write>,
+    /// What it returns; `{name}` in its texts stands for a parameter, and `{records}`, `{size}`, `{first}`, `{id}`,
+    /// `{created}`.
+    pub answer: Option<Value>,
+}
+
+/// What a method takes.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parameter {
+    /// Its name.
+    pub name: String,
+    /// Its type; `[]` behind it makes a list.
+    #[serde(rename = "type")]
+    pub kind: String,
 }
 
 impl Endpoint {

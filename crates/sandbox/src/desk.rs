@@ -44,6 +44,7 @@ impl Org {
             ["sandbox", "records", id] => self.record_page(id),
             ["sandbox", "calls", number] => self.call_page(number),
             ["sandbox", "api", "chaos"] => Ok(Answer::json(200, &json!(self.chaos.list()))),
+            ["sandbox", "api", "messages"] => self.messages().map(|messages| Answer::json(200, &messages)),
             ["sandbox", "api", "status"] => self.counts().map(|counts| {
                 let objects: Vec<Value> =
                     counts.iter().map(|(object, count)| json!({"name": object.name, "count": count})).collect();
@@ -114,6 +115,10 @@ impl Org {
                     Some(user) => self.expire_sessions_of(user),
                     None => self.expire_sessions(),
                 }
+                Ok(done)
+            }
+            ("POST", ["sandbox", "api", "messages"]) => {
+                self.send_again()?;
                 Ok(done)
             }
             ("POST", ["sandbox", "api", "snapshot"]) => {

@@ -39,8 +39,10 @@ mod formulas;
 mod id;
 mod identity;
 mod journal;
+mod leads;
 mod locks;
 mod login;
+mod messages;
 mod oauth;
 mod org;
 #[doc(hidden)]
@@ -63,6 +65,7 @@ mod xml;
 pub use automation::{Automation, Made, Save, When};
 pub use chaos::{Fault, Rule};
 pub use definition::{Definition, EventChannel, EventChannelMember, ManagedSubscription};
+pub use messages::Message;
 pub use org::{Config, StartError};
 pub use project::ProjectError;
 pub use server::Sandbox;

@@ -114,6 +114,14 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A class of the definition can't be.
+    #[error("apex_soap: {name}: {reason}")]
+    Class {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A channel of the definition has a filter that can't be.
     #[error("platform_event_channels: {name}: {reason}")]
     Channel {
@@ -187,6 +195,10 @@ pub(crate) struct Org {
     selected: Vec<String>,
     /// Channels of one's own.
     pub(crate) channels: Vec<Arc<Channel>>,
+    /// What happens when records are saved.
+    automation: Vec<crate::automation::Ready>,
+    /// Told when there may be messages to send.
+    pub(crate) outbox: tokio::sync::watch::Sender<()>,
     pub(crate) bus: Bus,
     pub(crate) schemas: Schemas,
     pub(crate) streams: Streams,
@@ -249,6 +261,8 @@ impl Org {
             journal: Journal::default(),
             selected: Vec::new(),
             channels: Vec::new(),
+            automation: Vec::new(),
+            outbox: tokio::sync::watch::Sender::new(()),
             bus: Bus::default(),
             schemas: Schemas::default(),
             streams: Streams::default(),
@@ -259,7 +273,11 @@ impl Org {
         org.selected = org.config.definition.change_data_capture.clone();
         for rule in &org.config.definition.automation {
             let wrong = |reason| StartError::Automation { name: rule.name.clone(), reason };
-            crate::automation::check(&org.schema, rule).map_err(wrong)?;
+            org.automation.push(crate::automation::read(&org.schema, rule).map_err(wrong)?);
+        }
+        for service in &org.config.definition.apex_soap {
+            let wrong = |reason| StartError::Class { name: service.class.clone(), reason };
+            crate::soap::class::check(service).map_err(wrong)?;
         }
         let mut members: Vec<(String, Member)> = Vec::new();
         for folder in &org.config.projects {
@@ -468,6 +486,7 @@ impl Org {
         let mut anyway = std::mem::take(&mut known.transaction.lost);
         if result.is_ok() {
             self.bus.tell(known.transaction.last);
+            self.outbox.send_replace(());
         } else {
             anyway.append(&mut known.transaction.immediate);
         }
@@ -537,7 +556,7 @@ impl Org {
                 channels: &self.channels,
                 schemas: &self.schemas,
                 zone: caller.zone,
-                automation: &self.config.definition.automation,
+                automation: &self.automation,
                 saves: 0,
                 takes: std::time::Duration::ZERO,
                 pending: Vec::new(),
@@ -571,6 +590,9 @@ impl Org {
             if result.is_ok() && !nested && transaction.last > 0 {
                 self.sweep_events(connection, transaction.last)?;
                 self.bus.tell(transaction.last);
+            }
+            if result.is_ok() && !nested {
+                self.outbox.send_replace(());
             }
             if result.is_ok() && !touched.is_empty() {
                 self.locks.keep(touched, takes);

@@ -63,10 +63,14 @@ pub(crate) fn load(schema: &mut Schema, folder: &Path) -> Result<Vec<String>, Pr
             }
         }
     }
+    let mut ready = Vec::new();
     for object in schema.objects() {
-        for rule in &object.rules {
-            if let Err(error) = rule.read(&formulas::Known { schema, object }) {
-                notes.push(format!("{}: validation rule {}: {error}; it is left out", object.name, rule.name));
+        for (place, rule) in object.rules.iter().enumerate() {
+            match rule.read(&formulas::Known { schema, object }) {
+                Ok(formula) => ready.push((object.name.clone(), place, std::sync::Arc::new(formula))),
+                Err(error) => {
+                    notes.push(format!("{}: validation rule {}: {error}; it is left out", object.name, rule.name));
+                }
             }
         }
         for field in &object.fields {
@@ -76,6 +80,11 @@ pub(crate) fn load(schema: &mut Schema, folder: &Path) -> Result<Vec<String>, Pr
             {
                 notes.push(format!("{}.{}: default value: {error}; it is left out", object.name, field.name));
             }
+        }
+    }
+    for (object, place, formula) in ready {
+        if let Some(rule) = schema.object_mut(&object).and_then(|object| object.rules.get_mut(place)) {
+            rule.ready = Some(formula);
         }
     }
     for (object, name) in unread {
@@ -536,6 +545,7 @@ fn validation_rules(folder: &Path) -> Result<Vec<ValidationRule>, ProjectError> 
             formula: text("errorConditionFormula"),
             message: text("errorMessage"),
             field: xml.text("errorDisplayField").map(str::to_owned),
+            ready: None,
         });
     }
     Ok(found)

@@ -22,6 +22,7 @@ use tower_http::decompression::RequestDecompressionLayer;
 use crate::chaos::{Fault, Rule, Subject};
 use crate::error::ApiError;
 use crate::events::{PUBSUB, pubsub, set_origin};
+use crate::messages;
 use crate::org::{Config, Org, StartError};
 use crate::rest::{Answer, Call, FilePart, form, versions};
 use crate::soap::{self, Flavor};
@@ -72,6 +73,9 @@ impl Sandbox {
                 tracing::error!(%error, "the sandbox stopped");
             }
         });
+        for sender in org.senders() {
+            tokio::spawn(messages::deliver(org.clone(), sender, stop.clone()));
+        }
         Ok(Self { org, stop, task: Some(task) })
     }
 
@@ -370,6 +374,11 @@ fn answer(org: &Arc<Org>, call: &mut Call, from: IpAddr) -> Answer {
             let flavor = if *letter == "u" { Flavor::Partner } else { Flavor::Enterprise };
             soap::answer(org, call, flavor, version, admitted)
         }
+        ["services", "Soap", "class", class @ ..] => soap::class::answer(org, call, &class.join("/"), admitted),
+        ["services", "wsdl", "class", class @ ..] if call.method == "GET" => match org.class_wsdl(&class.join("/")) {
+            Some(wsdl) => Answer::bytes(200, "text/xml;charset=UTF-8", wsdl.into_bytes()),
+            None => ApiError::not_found().into(),
+        },
         ["services", "wsdl", which @ ("partner" | "enterprise")] if call.method == "GET" => {
             let flavor = if *which == "partner" { Flavor::Partner } else { Flavor::Enterprise };
             Answer::bytes(200, "text/xml;charset=UTF-8", org.wsdl(flavor).into_bytes())

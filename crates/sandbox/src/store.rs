@@ -22,6 +22,7 @@ use crate::value::coerce;
 pub(crate) fn migrate(connection: &Connection, schema: &Schema) -> rusqlite::Result<()> {
     content::migrate(connection)?;
     crate::events::migrate(connection)?;
+    crate::messages::migrate(connection)?;
     // What a delete took along, so that an undelete brings it back.
     connection.execute_batch(
         "CREATE TABLE IF NOT EXISTS _bin (id TEXT PRIMARY KEY, object TEXT NOT NULL, root TEXT NOT NULL);
@@ -119,7 +120,7 @@ pub(crate) struct Store<'o> {
     pub(crate) channels: &'o [Arc<Channel>],
     pub(crate) schemas: &'o Schemas,
     /// What happens when records are saved.
-    pub(crate) automation: &'o [crate::automation::Automation],
+    pub(crate) automation: &'o [crate::automation::Ready],
     /// Saves that led to the one at hand.
     pub(crate) saves: usize,
     /// How much longer than others the transaction takes.
@@ -281,6 +282,9 @@ impl Store<'_> {
             self.check_topic(values)?;
         }
         let mut row = self.checked(object, values, false)?;
+        if object.name == "Lead" && self.is_converted(&id)? {
+            return Err(ApiError::new(400, "CANNOT_UPDATE_CONVERTED_LEAD", "cannot reference converted lead"));
+        }
         self.lock(object, Some(&id), &row)?;
         let emptied: Vec<String> = row
             .iter()

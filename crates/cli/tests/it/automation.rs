@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::bench::{Bench, Failed};
 use crate::two_way::{account, id_of, text, two_way};
 
-fn rule(name: &str, condition: &str) -> Automation {
+pub(crate) fn rule(name: &str, condition: &str) -> Automation {
     Automation {
         name: name.to_owned(),
         object: "Account".to_owned(),
@@ -18,6 +18,7 @@ fn rule(name: &str, condition: &str) -> Automation {
         set: std::collections::BTreeMap::new(),
         create: None,
         publish: None,
+        send: None,
         fail: None,
         takes_ms: 0,
     }

@@ -2,6 +2,7 @@
 
 use async_nats::jetstream::{self, consumer::pull};
 use futures::StreamExt as _;
+use sandbox::{Automation, Message};
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, Failed};
@@ -169,4 +170,64 @@ async fn changes_in_salesforce_are_published_as_events() -> Result<(), Failed> {
     );
     followed.stop().await?;
     bus.cleared().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outbound_messages_are_sent_until_they_are_taken_and_taken_once() -> Result<(), Failed> {
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+    let fields = ["AccountNumber", "Name", "BillingCity", "AnnualRevenue"].map(str::to_owned);
+    let bench = Bench::with(|config| {
+        config.definition.automation = vec![Automation {
+            when: sandbox::When::After,
+            send: Some(Message { to: format!("http://{free}/hooks/accounts"), fields: fields.to_vec() }),
+            ..crate::automation::rule("Tell", "NOT(ISBLANK(AccountNumber))")
+        }];
+    })
+    .await?;
+    let hooks = format!(
+        "  hooks:
+    kind: inbox
+    listen: {free}
+    entities:
+      accounts:
+        key: AccountNumber
+        fields: {{ AccountNumber: text, Name: text, BillingCity: text, AnnualRevenue: \"decimal(18,2)\" }}
+syncs:
+  - {{ sync: heard, mapping: heard, direction: to_salesforce }}
+"
+    );
+    bench.edit("bridgehead.yaml", "syncs:\n", &hooks)?;
+    let mapping = IN.replace("bus, entity: IN, key: number", "hooks, entity: accounts, key: AccountNumber");
+    let mapping = mapping.replace("name }", "Name }").replace("city }", "BillingCity }");
+    std::fs::write(bench.path("mappings/heard.yaml"), mapping.replace("revenue }", "AnnualRevenue }"))?;
+    let client = bench.client()?;
+    let waiting = async || -> Result<Vec<Value>, Failed> {
+        let answer = client.send(&outbound::Request::get("/sandbox/api/messages")).await?;
+        Ok(serde_json::from_slice(&answer.bytes().await?)?)
+    };
+    // Nobody listens: the message waits, and holds the record as it is when it goes.
+    let told = json!({"Name": "Köln & Söhne", "AccountNumber": "M-1", "AnnualRevenue": 1025});
+    let id = client.create("Account", &told).await?;
+    until("a try", async || Ok(waiting().await?[0]["tries"] == 1)).await?;
+    client.update("Account", &id, &json!({"BillingCity": "Rom"})).await?;
+    let followed = Followed::start_of(&bench, "heard").await?;
+    let again = async || {
+        client.send(&outbound::Request::new("POST", "/sandbox/api/messages").json(&json!({}))).await?;
+        Ok(account(&bench, "M-1", "BillingCity").await.ok() == Some(json!("Rom")))
+    };
+    until("the message is taken", again).await?;
+    assert_eq!(account(&bench, "M-1", "Name").await?, json!("Köln & Söhne"));
+    assert_eq!(account(&bench, "M-1", "AnnualRevenue").await?, json!(1025.0));
+    // What is saved from now on goes at once.
+    let shop = |n: u32| {
+        let fields = [("Name", format!("Shop {n}")), ("AccountNumber", format!("M-{n}"))];
+        fields.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect()
+    };
+    let shops = salesforce::collections::create(&client, "Account", (2..=150).map(shop).collect());
+    client.save(&shops).await?;
+    let made = "SELECT COUNT() FROM Account WHERE Customer_No__c LIKE 'M-%'";
+    until("all are there", async || Ok(client.count(made, false).await? == 150)).await?;
+    until("nothing waits", async || Ok(waiting().await?.is_empty())).await?;
+    followed.stop().await?;
+    bench.expect(&["dead-letters", "list"], 0, &["no dead letters"]).await
 }

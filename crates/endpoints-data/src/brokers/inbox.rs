@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::routing::post;
 use chrono::Utc;
 use endpoint::{Endpoint, Error, Kind, Result, Setup, configuration};
@@ -21,6 +22,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{OnceCell, watch};
 
+use super::notifications;
 use super::signature::{Key, Refused, Scheme};
 use super::{Broker, Deliveries, Delivery, Described, Envelope, Message, Queues};
 
@@ -36,8 +38,8 @@ const REMEMBERED: i64 = 7 * 24 * 3_600_000;
 /// Messages that are read from the file at a time.
 const PART: i64 = 500;
 
-/// Webhooks that others send to `/hooks/ENTITY`, as JSON or as a form. They are received while a sync of this connection runs
-/// or is followed.
+/// Webhooks that others send to `/hooks/ENTITY`, as JSON or as a form, and outbound messages of Salesforce. They are received
+/// while a sync of this connection runs or is followed.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InboxConfig {
@@ -50,6 +52,10 @@ pub struct InboxConfig {
     /// How requests are signed.
     #[serde(default)]
     pub signature: Scheme,
+    /// The id of the org whose outbound messages are taken; those of any, where there is none. They are not signed: what
+    /// stands in front checks the org's certificate.
+    #[serde(default)]
+    pub organization: Option<String>,
     /// What requests hold; others are refused.
     pub entities: BTreeMap<String, Described>,
 }
@@ -79,7 +85,8 @@ impl InboxConfig {
             let (news, _) = watch::channel(0);
             let spool = Arc::new(Spool { file: Mutex::new(open(&path)?), news });
             let names = self.entities.keys().cloned().collect();
-            let gate = Gate { spool, keys, scheme: self.signature, names };
+            let organization = self.organization.map(|id| id.chars().take(15).collect());
+            let gate = Gate { spool, keys, scheme: self.signature, organization, names };
             let inbox = Arc::new(Inbox { gate: Arc::new(gate), listen: self.listen, serving: OnceCell::new() });
             OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(path, Arc::downgrade(&inbox));
             inbox
@@ -113,6 +120,8 @@ struct Gate {
     spool: Arc<Spool>,
     keys: Vec<Key>,
     scheme: Scheme,
+    /// The id of the org that may send messages, of 15 characters.
+    organization: Option<String>,
     names: Vec<String>,
 }
 
@@ -147,9 +156,9 @@ fn open(path: &FilePath) -> Result<Connection> {
 /// A request on its way into the file.
 struct Received {
     entity: String,
-    id: Option<String>,
     headers: Vec<(String, String)>,
-    bodies: Vec<Vec<u8>>,
+    /// What was sent, in parts that are known by an id: one that was taken before is not taken again.
+    parts: Vec<(Option<String>, Vec<Vec<u8>>)>,
 }
 
 impl Spool {
@@ -162,17 +171,20 @@ impl Spool {
         let now = Utc::now().timestamp_millis();
         let mut file = self.file();
         let transaction = file.transaction()?;
-        if let Some(id) = &received.id {
-            transaction.execute("DELETE FROM seen WHERE at < ?", [now - REMEMBERED])?;
-            let key = format!("{}\n{id}", received.entity);
-            if transaction.execute("INSERT OR IGNORE INTO seen (id, at) VALUES (?, ?)", params![key, now])? == 0 {
-                return Ok(());
-            }
-        }
+        transaction.execute("DELETE FROM seen WHERE at < ?", [now - REMEMBERED])?;
         let headers = serde_json::to_string(&received.headers).unwrap_or_default();
-        for body in &received.bodies {
-            let sql = "INSERT INTO message (entity, headers, body, at) VALUES (?, ?, ?, ?)";
-            transaction.prepare_cached(sql)?.execute(params![received.entity, headers, body, now])?;
+        for (id, bodies) in &received.parts {
+            if let Some(id) = id {
+                let key = format!("{}\n{id}", received.entity);
+                let sql = "INSERT OR IGNORE INTO seen (id, at) VALUES (?, ?)";
+                if transaction.prepare_cached(sql)?.execute(params![key, now])? == 0 {
+                    continue;
+                }
+            }
+            for body in bodies {
+                let sql = "INSERT INTO message (entity, headers, body, at) VALUES (?, ?, ?, ?)";
+                transaction.prepare_cached(sql)?.execute(params![received.entity, headers, body, now])?;
+            }
         }
         let newest = transaction.last_insert_rowid();
         transaction.commit()?;
@@ -217,39 +229,47 @@ fn bodies(kind: &str, body: &[u8]) -> Vec<Vec<u8>> {
     }
 }
 
-async fn receive(
-    State(gate): State<Arc<Gate>>,
-    Path(entity): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> (StatusCode, &'static str) {
+type Answer = (StatusCode, [(HeaderName, &'static str); 1], &'static str);
+
+async fn receive(State(gate): State<Arc<Gate>>, Path(entity): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
+    let plain = |status, text| (status, [(CONTENT_TYPE, "text/plain")], text);
     if !gate.names.contains(&entity) {
-        return (StatusCode::NOT_FOUND, "nobody reads this\n");
+        return plain(StatusCode::NOT_FOUND, "nobody reads this\n");
     }
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if !gate.keys.is_empty() {
         match gate.scheme.check(&gate.keys, header, &body, Utc::now().timestamp()) {
             Ok(()) => {}
-            Err(Refused::Signature) => return (StatusCode::UNAUTHORIZED, "the signature is missing or wrong\n"),
-            Err(Refused::Time) => return (StatusCode::UNAUTHORIZED, "webhook-timestamp is not the time of now\n"),
+            Err(Refused::Signature) => return plain(StatusCode::UNAUTHORIZED, "the signature is missing or wrong\n"),
+            Err(Refused::Time) => return plain(StatusCode::UNAUTHORIZED, "webhook-timestamp is not the time of now\n"),
         }
     }
     let kept = headers.iter().filter_map(|(name, value)| {
         let is_ours = name.as_str().starts_with("ce-") || name.as_str().starts_with("bridgehead-");
         Some((name.to_string(), value.to_str().ok()?.to_owned())).filter(|_| is_ours)
     });
-    let received = Received {
-        entity,
-        id: gate.scheme.id(header).map(str::to_owned),
-        headers: kept.collect(),
-        bodies: bodies(header("content-type").unwrap_or_default(), &body),
+    let kind = header("content-type").unwrap_or_default();
+    let is_message = kind.starts_with("text/xml");
+    let parts = if is_message {
+        let Some(message) = notifications::read(&body) else {
+            return plain(StatusCode::BAD_REQUEST, "this is no outbound message of Salesforce\n");
+        };
+        let is_theirs = |id: &String| message.organization.get(..15) == Some(id);
+        if !gate.organization.as_ref().is_none_or(is_theirs) {
+            return plain(StatusCode::UNAUTHORIZED, "the messages of this org are not taken\n");
+        }
+        message.records.into_iter().map(|(id, body)| (Some(id), vec![body])).collect()
+    } else {
+        vec![(gate.scheme.id(header).map(str::to_owned), bodies(kind, &body))]
     };
+    let received = Received { entity, headers: kept.collect(), parts };
     let spool = Arc::clone(&gate.spool);
     match tokio::task::spawn_blocking(move || spool.keep(&received)).await {
-        Ok(Ok(())) => (StatusCode::ACCEPTED, ""),
+        Ok(Ok(())) if is_message => (StatusCode::OK, [(CONTENT_TYPE, "text/xml")], notifications::TAKEN),
+        Ok(Ok(())) => plain(StatusCode::ACCEPTED, ""),
         other => {
             tracing::error!(error = ?other, "a webhook could not be kept");
-            (StatusCode::SERVICE_UNAVAILABLE, "it can't be kept now; send it again\n")
+            plain(StatusCode::SERVICE_UNAVAILABLE, "it can't be kept now; send it again\n")
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod inbox;
 pub mod kafka;
 mod listen;
 pub mod nats;
+mod notifications;
 pub mod rabbitmq;
 mod signature;
 pub mod webhook;

@@ -397,3 +397,47 @@ async fn webhooks_of_others_are_kept_before_they_are_answered() -> Result<(), Fa
     assert!(error.to_string().contains("name the `secrets`"), "{error}");
     Ok(())
 }
+
+#[tokio::test]
+async fn outbound_messages_are_known_by_their_ids_and_their_org() -> Result<(), Failed> {
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+    let state = tempfile::tempdir()?;
+    let config = json!({"listen": free, "organization": "00Dxx0000001gYhEAI", "entities": {
+        "orders": {"key": "id", "fields": {"id": "text", "total": "decimal(18,2)", "note": "text"}}}});
+    let fields: Vec<String> = ["id", "total", "note"].map(str::to_owned).to_vec();
+    let inbox = crate::open_in(endpoints_data::brokers::inbox::KIND, config, state.path())?;
+    let mut notices = inbox.listen(&orders("orders"), "id", &fields, None).await?;
+    let client = outbound::Client::new(outbound::Settings::default())?;
+    let message = |org: &str, ids: &[u32]| -> String {
+        let one = |id: &u32| {
+            format!(
+                "<Notification><Id>04l{id}</Id><sObject xsi:type=\"sf:Order\"><sf:id>C-{id}</sf:id>\
+                 <sf:total>1.05</sf:total></sObject></Notification>"
+            )
+        };
+        let all: String = ids.iter().map(one).collect();
+        format!(
+            "<?xml version=\"1.0\"?><soapenv:Envelope xmlns:soapenv=\"http://schemas.xmlsoap.org/soap/envelope/\" \
+             xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><soapenv:Body>\
+             <notifications xmlns=\"http://soap.sforce.com/2005/09/outbound\" xmlns:sf=\"urn:sobject.enterprise.soap.sforce.com\">\
+             <OrganizationId>{org}</OrganizationId><ActionId>04k1</ActionId>{all}</notifications></soapenv:Body></soapenv:Envelope>"
+        )
+    };
+    let send = async |body: String| -> Result<(u16, String), Failed> {
+        let mut request = outbound::Request::new("POST", format!("http://{free}/hooks/orders"));
+        request.body = outbound::Body::Bytes(body.into());
+        let answer = client.send(&request.header("content-type", "text/xml; charset=UTF-8")).await?;
+        Ok((answer.status(), String::from_utf8(answer.bytes().await?.to_vec())?))
+    };
+    for ids in [&[1, 2][..], &[1, 2], &[2, 3]] {
+        let (status, answer) = send(message("00Dxx0000001gYhEAI", ids)).await?;
+        assert!(status == 200 && answer.contains("<Ack>true</Ack>"), "{answer}");
+    }
+    assert_eq!(send(message("00Dxx0000009zzzEAA", &[4])).await?.0, 401);
+    assert_eq!(send("<x/>".to_owned()).await?.0, 400);
+    let (rows, bad) = taken(&mut notices, 3, true).await?;
+    let keys: Vec<&str> = rows.iter().map(|row| row.0.as_str()).collect();
+    assert_eq!((keys, bad.len()), (vec!["C-1", "C-2", "C-3"], 0));
+    assert_eq!((rows[0].2.as_deref(), rows[0].3.as_deref()), (Some("1.05"), None));
+    Ok(())
+}

@@ -3,6 +3,7 @@
 //! A call is read into what REST would be asked, and its answer written by the types of the WSDL; only what REST does not know
 //! (signing in, the recycle bin, merges) is done here.
 
+pub(crate) mod class;
 mod types;
 mod write;
 mod wsdl;
@@ -13,7 +14,9 @@ use serde_json::{Map, Value, json};
 
 use self::types::{Operation, TYPES};
 use self::write::locator;
+pub(crate) use self::write::outbound as write_record;
 use crate::error::{Answered, ApiError};
+use crate::leads::Conversion;
 use crate::org::Org;
 use crate::rest::{Answer, Call};
 use crate::xml::{Node, escape, tree};
@@ -134,6 +137,43 @@ fn record(node: &Node) -> Value {
     Value::Object(fields)
 }
 
+/// Reads a request of `process` into what it would be in JSON.
+fn approval(node: &Node) -> Value {
+    let submits = node.kind.as_deref().is_some_and(|kind| kind.ends_with("ProcessSubmitRequest"));
+    let (action, context) =
+        if submits { ("Submit", "objectId") } else { (node.text("action").unwrap_or_default(), "workitemId") };
+    json!({"actionType": action, "contextId": node.text(context), "comments": node.text("comments")})
+}
+
+/// Reads the envelope of a call, or returns why it is none.
+fn envelope(call: &Call) -> Result<Node, Answer> {
+    if call.method != "POST" {
+        return Err(client_fault("a SOAP call is a POST"));
+    }
+    match std::str::from_utf8(&call.body).map_err(|error| error.to_string()).and_then(tree) {
+        Ok(envelope) if envelope.tag == "Envelope" => Ok(envelope),
+        Ok(other) => Err(client_fault(&format!("{} is no envelope", other.tag))),
+        Err(error) => Err(client_fault(&format!("the envelope cannot be read: {error}"))),
+    }
+}
+
+/// Checks the session that a header names.
+fn sign_in(
+    org: &Org,
+    call: &mut Call,
+    header: Option<&Node>,
+    admitted: impl Fn(&Org, &mut Call) -> Result<(), ApiError>,
+) -> Result<(), ApiError> {
+    let session = header.and_then(|header| header.child("SessionHeader")?.text("sessionId")).unwrap_or_default();
+    call.headers.insert("authorization".to_owned(), format!("Bearer {session}"));
+    admitted(org, call).map_err(|mut error| {
+        if error.code == "INVALID_SESSION_ID" {
+            "Invalid Session ID found in SessionHeader: Illegal Session".clone_into(&mut error.message);
+        }
+        error
+    })
+}
+
 /// Answers a call below `/services/Soap`; `admitted` checks and counts its session.
 pub(crate) fn answer(
     org: &Arc<Org>,
@@ -142,13 +182,9 @@ pub(crate) fn answer(
     version: &str,
     admitted: impl Fn(&Org, &mut Call) -> Result<(), ApiError>,
 ) -> Answer {
-    if call.method != "POST" {
-        return client_fault("a SOAP call is a POST");
-    }
-    let envelope = match std::str::from_utf8(&call.body).map_err(|error| error.to_string()).and_then(tree) {
-        Ok(envelope) if envelope.tag == "Envelope" => envelope,
-        Ok(other) => return client_fault(&format!("{} is no envelope", other.tag)),
-        Err(error) => return client_fault(&format!("the envelope cannot be read: {error}")),
+    let envelope = match envelope(call) {
+        Ok(envelope) => envelope,
+        Err(answer) => return answer,
     };
     let Some(body) = envelope.child("Body").and_then(|body| body.children.first()) else {
         return client_fault("the envelope holds no call");
@@ -172,15 +208,10 @@ pub(crate) fn answer(
     if let Some(size) = option("QueryOptions", "batchSize") {
         call.headers.insert("sforce-query-options".to_owned(), format!("batchSize={size}"));
     }
-    if operation.name != "login" {
-        let session = option("SessionHeader", "sessionId").unwrap_or_default();
-        call.headers.insert("authorization".to_owned(), format!("Bearer {session}"));
-        if let Err(mut error) = admitted(org, call) {
-            if error.code == "INVALID_SESSION_ID" {
-                "Invalid Session ID found in SessionHeader: Illegal Session".clone_into(&mut error.message);
-            }
-            return fault(flavor, &error);
-        }
+    if operation.name != "login"
+        && let Err(error) = sign_in(org, call, header, admitted)
+    {
+        return fault(flavor, &error);
     }
     let asked = Asked { flavor, version: version.to_owned(), call, header, body, operation };
     match org.soap(&asked) {
@@ -328,6 +359,11 @@ impl Org {
                 asked.inner(self, "POST", &["sobjects", "User", &caller.user_id, "password"], &[], Some(&body))?;
                 Ok(json!({}))
             }
+            "process" => {
+                let requests: Value = asked.all("actions").into_iter().map(approval).collect();
+                asked.inner(self, "POST", &["process", "approvals"], &[], Some(&json!({"requests": requests})))
+            }
+            "convertLead" => asked.all("leadConverts").into_iter().map(|lead| self.soap_convert(asked, lead)).collect(),
             "merge" => asked.all("request").into_iter().map(|request| self.soap_merge(asked, request)).collect(),
             other => Err(ApiError::new(400, "INVALID_OPERATION", format!("{other} is not supported here"))),
         }
@@ -437,6 +473,31 @@ impl Org {
         };
         asked.call.caller.schema.object(object).ok_or_else(unknown)?;
         asked.inner(self, "GET", &["sobjects", object, "describe"], &[], None)
+    }
+
+    fn soap_convert(&self, asked: &Asked<'_>, node: &Node) -> Answered<Value> {
+        let text = |name: &str| node.text(name).map(str::to_owned);
+        let flag = |name: &str| node.text(name) == Some("true");
+        let conversion = Conversion {
+            lead: text("leadId").unwrap_or_default(),
+            status: text("convertedStatus").unwrap_or_default(),
+            account: text("accountId"),
+            contact: text("contactId"),
+            opportunity: text("opportunityName"),
+            without_opportunity: flag("doNotCreateOpportunity"),
+            overwrite_source: flag("overwriteLeadSource"),
+            owner: text("ownerId"),
+        };
+        let done = self.write_with(&asked.call.caller, asked.call.options(), |store| store.convert_lead(&conversion));
+        Ok(match done {
+            Ok(done) => {
+                json!({"accountId": done.account, "contactId": done.contact, "errors": [], "leadId": conversion.lead,
+                               "opportunityId": done.opportunity, "success": true})
+            }
+            Err(error) if error.status >= 500 => return Err(error),
+            Err(error) => json!({"accountId": null, "contactId": null, "errors": [error.save_entry()],
+                                 "leadId": conversion.lead, "opportunityId": null, "success": false}),
+        })
     }
 
     fn soap_merge(&self, asked: &Asked<'_>, request: &Node) -> Answered<Value> {

@@ -28,6 +28,8 @@ pub(super) struct Operation {
 #[derive(Debug, Default)]
 pub(super) struct Types {
     pub(super) types: BTreeMap<&'static str, Vec<Element>>,
+    /// Those that are more than another, with that other.
+    pub(super) bases: BTreeMap<&'static str, &'static str>,
     pub(super) calls: Vec<Operation>,
     pub(super) headers: Vec<(&'static str, Vec<Element>)>,
 }
@@ -59,7 +61,11 @@ impl Types {
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let Some((head, rest)) = line.split_once(':') else { continue };
             match head.split_once(' ') {
-                Some(("type", name)) => drop(types.types.insert(name, elements(rest))),
+                Some(("type", name)) => {
+                    let (name, base) = name.split_once(" < ").map_or((name, None), |(name, base)| (name, Some(base)));
+                    types.bases.extend(base.map(|base| (name, base)));
+                    types.types.insert(name, elements(rest));
+                }
                 Some(("header", name)) => types.headers.push((name, elements(rest))),
                 Some(("call", name)) => {
                     let (takes, gives) = rest.split_once("->").unwrap_or((rest, ""));

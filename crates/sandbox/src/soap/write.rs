@@ -49,11 +49,16 @@ fn text(out: &mut String, name: &str, value: &Value) {
 }
 
 /// Writes a moment as XML does: REST says `+0000`, and SOAP `Z`.
-fn moment(text: &str) -> std::borrow::Cow<'_, str> {
+pub(super) fn moment(text: &str) -> std::borrow::Cow<'_, str> {
     match text.strip_suffix("+0000") {
         Some(time) if time.len() == 23 && time.as_bytes().get(10) == Some(&b'T') => format!("{time}Z").into(),
         _ => text.into(),
     }
+}
+
+/// Writes a record of an outbound message.
+pub(crate) fn outbound(out: &mut String, name: &str, fields: &Map<String, Value>) {
+    record(out, name, fields, Flavor::Enterprise);
 }
 
 /// Writes a record: what is below it stands in the namespace of objects.

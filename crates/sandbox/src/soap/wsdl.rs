@@ -70,8 +70,11 @@ impl Org {
             out.push_str("</sequence></complexType>");
         }
         for (name, parts) in &TYPES.types {
+            let base = TYPES.bases.get(name);
             out.push_str(&format!("<complexType name=\"{name}\">"));
+            out.extend(base.map(|base| format!("<complexContent><extension base=\"tns:{base}\">")));
             sequence(&mut out, parts);
+            out.push_str(base.map_or("", |_| "</extension></complexContent>"));
             out.push_str("</complexType>");
         }
         for (name, parts) in &TYPES.headers {

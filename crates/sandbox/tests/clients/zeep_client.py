@@ -125,6 +125,28 @@ def partner():
     assert org.call("undelete", [child])[0].errors[0].statusCode == "UNDELETE_FAILED"
     deleted = org.call("getDeleted", "Account", *span)
     assert loser in [one.id for one in deleted.deletedRecords], deleted
+    # A lead becomes an account, a contact and an opportunity.
+    lead = org.call("create", [record("Lead", {"LastName": "Öz", "Company": "Rad AG", "City": "Bonn", "LeadSource": "Web"})])[0].id
+    convert = {"leadId": lead, "convertedStatus": "Closed - Converted", "doNotCreateOpportunity": False,
+               "overwriteLeadSource": False, "sendNotificationEmail": False}
+    wrong = org.call("convertLead", [{**convert, "convertedStatus": "Nearly"}])[0]
+    assert not wrong.success and wrong.errors[0].statusCode == "INVALID_STATUS", wrong
+    done = org.call("convertLead", [convert])[0]
+    assert done.success and done.leadId == lead, done
+    became = org.call("query", f"SELECT Name, Account.Name, StageName, LeadSource FROM Opportunity WHERE Id = '{done.opportunityId}'")
+    assert fields(became.records[0])["Name"] == "Rad AG-", fields(became.records[0])
+    person = org.call("query", f"SELECT LastName, AccountId, MailingCity FROM Contact WHERE Id = '{done.contactId}'").records[0]
+    assert (fields(person)["AccountId"], fields(person)["MailingCity"]) == (done.accountId, "Bonn"), fields(person)
+    again = org.call("convertLead", [convert])[0]
+    assert again.errors[0].statusCode == "CANNOT_UPDATE_CONVERTED_LEAD", again
+    stays = org.call("update", [record("Lead", {"City": "Ulm"}, Id=lead)])[0]
+    assert stays.errors[0].statusCode == "CANNOT_UPDATE_CONVERTED_LEAD", stays
+    # An org without approval processes.
+    submit = org.client.get_type(f"{{{org.namespace}}}ProcessSubmitRequest")(objectId=done.accountId, comments="please")
+    sent = org.call("process", [submit])[0]
+    assert (sent.success, sent.entityId, sent.errors[0].statusCode) == (False, done.accountId, "NO_APPLICABLE_PROCESS"), sent
+    decide = org.client.get_type(f"{{{org.namespace}}}ProcessWorkitemRequest")(action="Approve", workitemId=done.accountId)
+    assert org.call("process", [decide])[0].errors[0].statusCode == "INVALID_CROSS_REFERENCE_KEY"
     # A platform event.
     published = org.call("create", [record("Manufacturing_Event__e", {"Order_Id__c": "O-1", "Status__c": "Built"})])
     assert published[0].success, published
@@ -180,5 +202,38 @@ def enterprise():
     print("enterprise: as in an org")
 
 
+def apex():
+    """A class of the org's own, by its own WSDL, with a session of the API."""
+    org = Org("partner", "urn:partner.soap.sforce.com")
+    namespace = "http://soap.sforce.com/schemas/class/Stock"
+    client = zeep.Client(f"{address}/services/wsdl/class/Stock")
+    session = client.get_element(f"{{{namespace}}}SessionHeader")
+    call = lambda method, **named: client.service[method](**named, _soapheaders=[session(sessionId=org.session)])
+    made = call("put", name="Köln & Co", price=1250)
+    assert len(made) == 18, made
+    shelf = client.get_type(f"{{{namespace}}}Shelf")
+    asked = datetime.datetime(2026, 2, 3, 4, 5, 6, tzinfo=datetime.timezone.utc)
+    shelves = [shelf(label="A", places=[1, 2]), shelf(label=None, places=[])]
+    level = call("find", name="Köln & Co", shelves=shelves, asked=asked)
+    assert (level.found, level.name, level.price, level.asked) == (True, "Köln & Co", 1250, asked), level
+    assert [(one.label, one.places) for one in level.shelves] == [("A", [1, 2]), (None, [])], level
+    assert call("open", names=["a", "b"]) == ["a", "b"]
+    assert call("nothing") is None
+    try:
+        call("put", name=None, price=1)
+        raise AssertionError("a name is missing")
+    except Fault as fault:
+        assert fault.code == "soapenv:Client" and "System.DmlException" in fault.message, fault
+        assert "Class.Stock.put" in fault.message, fault
+    org.session = "nobody"
+    try:
+        call("nothing")
+        raise AssertionError("nobody may call")
+    except Fault as fault:
+        assert fault.code == "sf:INVALID_SESSION_ID", fault
+    print("classes: as in an org")
+
+
 partner()
 enterprise()
+apex()

@@ -91,8 +91,11 @@ async fn python_s_cometd_client_listens_to_the_sandbox() -> Result<(), Failed> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn zeep_takes_the_sandbox_for_an_org_by_its_own_wsdls() -> Result<(), Failed> {
-    let sandbox = telling().await?;
-    judged_at(&sandbox, Command::new(setting("BRIDGEHEAD_TEST_PYTHON")?), "zeep_client.py", &[], 5).await
+    crate::provider();
+    let definition = sandbox::Definition::load(&here("tests/clients/zeep_org.yaml"))?;
+    let projects = vec![here("../../../shared/data/ebikes-lwc")];
+    let sandbox = Sandbox::start(Config { projects, definition, ..Config::default() }).await?;
+    judged_at(&sandbox, Command::new(setting("BRIDGEHEAD_TEST_PYTHON")?), "zeep_client.py", &[], 6).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

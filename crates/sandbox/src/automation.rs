@@ -42,6 +42,11 @@ pub struct Automation {
     /// Fields of the record, each with the formula of its value.
     #[serde(default)]
     pub set: BTreeMap<String, String>,
+    /// The username of the record's owner, as an assignment rule names it: of those of an object the first that applies, and
+    /// only where the call lets them work. By REST it does unless `Sforce-Auto-Assign` is `FALSE`, by SOAP with an
+    /// `AssignmentRuleHeader`, in bulk never.
+    #[serde(default)]
+    pub assign: Option<String>,
     /// A record to make.
     #[serde(default)]
     pub create: Option<Made>,
@@ -130,6 +135,9 @@ pub(crate) fn read(schema: &Schema, rule: &Automation) -> Result<Ready, String> 
     if rule.when == When::Before && (rule.create.is_some() || rule.publish.is_some() || rule.send.is_some()) {
         return Err("records, events and messages are made after a save: `when: after`".to_owned());
     }
+    if rule.assign.is_some() && (rule.when == When::After || object.field("OwnerId").is_none()) {
+        return Err("the owner is assigned before a save, of an object whose records have one".to_owned());
+    }
     for name in rule.send.iter().flat_map(|message| &message.fields) {
         object.field(name).ok_or_else(|| format!("{} has no field {name}", object.name))?;
     }
@@ -201,10 +209,19 @@ impl<'s> Store<'s> {
         rules: &[Applied<'_>],
         is_new: bool,
     ) -> Answered<Vec<String>> {
-        let mut names = Vec::new();
+        let mut names: Vec<String> = Vec::new();
+        let mut assigns = self.options.assign;
         for applied in rules.iter().filter(|applied| applied.ready.rule.when == When::Before) {
-            if !self.applies(object, id, applied, is_new)? {
+            let owner = applied.ready.rule.assign.as_ref();
+            if (owner.is_some() && !assigns) || !self.applies(object, id, applied, is_new)? {
                 continue;
+            }
+            if let Some(owner) = owner {
+                let owned = "(SELECT \"Id\" FROM \"User\" WHERE \"Username\"=?)";
+                let sql = format!("UPDATE {} SET \"OwnerId\"={owned} WHERE \"Id\"=?", quoted(&object.name));
+                self.connection.prepare_cached(&sql)?.execute([owner.as_str(), id])?;
+                names.push("OwnerId".to_owned());
+                assigns = false;
             }
             for (name, formula) in &applied.ready.set {
                 let Some(field) = object.field(name) else { continue };

@@ -274,6 +274,12 @@ impl Org {
         for rule in &org.config.definition.automation {
             let wrong = |reason| StartError::Automation { name: rule.name.clone(), reason };
             org.automation.push(crate::automation::read(&org.schema, rule).map_err(wrong)?);
+            if let Some(owner) = &rule.assign {
+                let sql = "SELECT 1 FROM \"User\" WHERE \"Username\"=?";
+                if !org.records.lock().borrow().connection.prepare(sql)?.exists([owner])? {
+                    return Err(wrong(format!("there is no user {owner}")));
+                }
+            }
         }
         for service in &org.config.definition.apex_soap {
             let wrong = |reason| StartError::Class { name: service.class.clone(), reason };

@@ -93,6 +93,8 @@ pub(crate) struct Options {
     pub(crate) allow_duplicates: bool,
     /// Tell the fields of the duplicates, not only their ids.
     pub(crate) duplicate_details: bool,
+    /// Let assignment rules name the owner.
+    pub(crate) assign: bool,
 }
 
 /// A hand on the org's records, inside one transaction.

@@ -16,6 +16,7 @@ pub(crate) fn rule(name: &str, condition: &str) -> Automation {
         when: When::Before,
         condition: Some(condition.to_owned()),
         set: std::collections::BTreeMap::new(),
+        assign: None,
         create: None,
         publish: None,
         send: None,

@@ -98,7 +98,12 @@ impl Call {
                 })
             })
         };
-        Options { allow_duplicates: flag("allowSave"), duplicate_details: flag("includeRecordDetails") }
+        Options {
+            allow_duplicates: flag("allowSave"),
+            duplicate_details: flag("includeRecordDetails"),
+            // Source: REST API developer guide, "Assignment Rule Header".
+            assign: self.header("sforce-auto-assign").is_none_or(|wish| !wish.trim().eq_ignore_ascii_case("false")),
+        }
     }
 }
 

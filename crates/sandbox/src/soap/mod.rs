@@ -205,6 +205,9 @@ pub(crate) fn answer(
             known.push_str(&format!("{name}=true;"));
         }
     }
+    let assigns = option("AssignmentRuleHeader", "assignmentRuleId").is_some()
+        || option("AssignmentRuleHeader", "useDefaultRule").as_deref() == Some("true");
+    call.headers.insert("sforce-auto-assign".to_owned(), assigns.to_string());
     if let Some(size) = option("QueryOptions", "batchSize") {
         call.headers.insert("sforce-query-options".to_owned(), format!("batchSize={size}"));
     }

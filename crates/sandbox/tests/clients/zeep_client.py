@@ -125,6 +125,12 @@ def partner():
     assert org.call("undelete", [child])[0].errors[0].statusCode == "UNDELETE_FAILED"
     deleted = org.call("getDeleted", "Account", *span)
     assert loser in [one.id for one in deleted.deletedRecords], deleted
+    # Assignment rules work where they are asked to.
+    lead = record("Lead", {"LastName": "Assigned", "Company": "Rad AG"})
+    for headers, owner in [([], USER), ([org.header("AssignmentRuleHeader", assignmentRuleId=None, useDefaultRule=True)], "leads@example.com")]:
+        given = org.call("create", [lead], headers=headers)[0].id
+        owned = org.call("query", f"SELECT Id FROM Lead WHERE Id = '{given}' AND Owner.Username = '{owner}'")
+        assert owned.size == 1, owner
     # A lead becomes an account, a contact and an opportunity.
     lead = org.call("create", [record("Lead", {"LastName": "Öz", "Company": "Rad AG", "City": "Bonn", "LeadSource": "Web"})])[0].id
     convert = {"leadId": lead, "convertedStatus": "Closed - Converted", "doNotCreateOpportunity": False,

@@ -75,6 +75,40 @@ async fn rules_rewrite_refuse_and_go_on_from_one_save_to_the_next() -> Result<()
     Ok(())
 }
 
+const ASSIGNED: &str = r#"
+users: [{ username: bonn@example.com }, { username: rest@example.com }]
+automation:
+  - { name: Bonn, object: Lead, on: [create], condition: "City = \"Bonn\"", assign: bonn@example.com }
+  - { name: Rest, object: Lead, on: [create], assign: rest@example.com }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_assignment_rule_that_applies_names_the_owner() -> Result<(), Failed> {
+    let sandbox = org(ASSIGNED).await??;
+    let client = Client::sign_in(&sandbox).await?;
+    let owner = async |id: &Value| -> Result<Value, Failed> {
+        let id = id.as_str().unwrap_or_default();
+        let answer = client.query(&format!("SELECT Owner.Username FROM Lead WHERE Id = '{id}'")).await?;
+        Ok(answer["records"][0]["Owner"]["Username"].clone())
+    };
+    let lead = |city: &str| json!({"LastName": "Öz", "Company": "Rad AG", "City": city});
+    for (city, wanted) in [("Bonn", "bonn@example.com"), ("Köln", "rest@example.com")] {
+        let id = client.create("Lead", lead(city)).await?;
+        assert_eq!(owner(&json!(id)).await?, wanted);
+    }
+    let plain = client.http.post(format!("{}/sobjects/Lead", client.base)).bearer_auth(&client.token);
+    let made: Value = plain.header("Sforce-Auto-Assign", "FALSE").json(&lead("Bonn")).send().await?.json().await?;
+    assert_eq!(owner(&made["id"]).await?, "admin@sandbox.example");
+    for (wrong, message) in [
+        (ASSIGNED.replace("assign: rest@", "assign: nobody@"), "Rest: there is no user nobody@example.com"),
+        (ASSIGNED.replace("name: Rest,", "name: Rest, when: after,"), "Rest: the owner is assigned before a save"),
+    ] {
+        let error = org(&wrong).await?.err().ok_or("it starts")?;
+        assert!(error.contains(message), "{error}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_rule_holds_the_record() -> Result<(), Failed> {
     let sandbox = org(RULES).await??;

@@ -175,11 +175,13 @@ async fn followed(
             writers.push(tokio::spawn(edit_in_salesforce(client(org)?, writer, every, end)));
             writers.push(tokio::spawn(edit_outside(url.to_owned(), table.to_owned(), writer, every, end)));
         }
+        let over_time = tokio::spawn(memory_over_time(begun, seconds));
         let mut edits = [0; 2];
         for (at, writer) in writers.into_iter().enumerate() {
             edits[at % 2] += writer.await??;
         }
         let took = begun.elapsed();
+        println!("memory at each tenth of that time, in MB: {}", over_time.await?);
         per_second("edits in Salesforce", edits[0], took);
         per_second("edits outside", edits[1], took);
         // What is on its way arrives.
@@ -223,6 +225,16 @@ async fn followed(
         status("VmHWM:")
     );
     Ok(())
+}
+
+/// Returns how much memory this process holds at each tenth of a time.
+async fn memory_over_time(begun: Instant, seconds: u64) -> String {
+    let mut told = Vec::new();
+    for tenth in 1..=10 {
+        tokio::time::sleep_until((begun + Duration::from_millis(seconds * 100 * tenth)).into()).await;
+        told.push(status("VmRSS:").to_string());
+    }
+    told.join(" ")
 }
 
 /// Takes a backlog of events as fast as the client can.

@@ -158,6 +158,7 @@ impl Follower<'_, '_> {
         progress: &(dyn Fn(&Report) + Send + std::marker::Sync),
     ) -> Result<(), Error> {
         self.look(None).await?;
+        let _kept = self.running.store.in_small_steps()?;
         progress(&self.running.report);
         let (mut look, mut again) = (Instant::now() + self.following.look, Instant::now() + AGAIN);
         loop {

@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 
 /// Memory for pages, in KB: keys of links come in no order, and each of them touches a page of its own.
 const CACHE_KB: u32 = 65_536;
+/// The same for work in small steps, which touches few records at a time and adds to what was: more would fill with pages
+/// that nobody reads again.
+const SMALL_CACHE_KB: u32 = 8_192;
 /// Pages of the log that are written back together: 32 MB of them, so that one touched often is written once.
 const WAL_PAGES: u32 = 8_000;
 /// Statements that are kept prepared: more than there are.
@@ -275,6 +278,17 @@ fn lock_file(path: &Path) -> Result<std::fs::File> {
     file.map_err(|source| Error::Folder { path: path.to_owned(), source })
 }
 
+/// Lets a store keep as many pages again as it did.
+#[derive(Debug)]
+pub struct SmallSteps(Store);
+
+impl Drop for SmallSteps {
+    fn drop(&mut self) {
+        // Without it the next work is slower, and no less right.
+        let _ = self.0.with(|db| db.execute_batch(&format!("PRAGMA cache_size=-{CACHE_KB}")));
+    }
+}
+
 impl Store {
     /// Opens the store, making the file and its folder, and brings its format up to date.
     ///
@@ -303,6 +317,16 @@ impl Store {
         drop(lock);
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         Ok(Self { path: Arc::new(path.to_owned()), connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    /// Keeps fewer pages in memory from now on until what is returned is dropped: for work in small steps.
+    ///
+    /// # Errors
+    ///
+    /// A file that can't be used.
+    pub fn in_small_steps(&self) -> Result<SmallSteps> {
+        self.with(|db| db.execute_batch(&format!("PRAGMA cache_size=-{SMALL_CACHE_KB}; PRAGMA shrink_memory")))?;
+        Ok(SmallSteps(self.clone()))
     }
 
     /// Returns a store that lives as long as the process, for simulations.

@@ -177,6 +177,7 @@ impl Follower<'_> {
         progress: &(dyn Fn(&Report) + Send + std::marker::Sync),
     ) -> Result<(), Error> {
         self.look(None).await?;
+        let _kept = self.store.in_small_steps()?;
         progress(&self.report);
         let mut look = Instant::now() + SOON;
         let mut decided = false;

@@ -252,8 +252,9 @@ impl<'s> Store<'s> {
                 let values = self.values_of(object, id, other, fields, applied, is_new)?;
                 // It may do what the user may not.
                 let seen = std::mem::replace(&mut self.schema, self.all);
+                let bound = std::mem::take(&mut self.bound);
                 let made = self.insert(other, &values);
-                self.schema = seen;
+                (self.schema, self.bound) = (seen, bound);
                 made?;
             }
             if applied.ready.rule.send.is_some() {

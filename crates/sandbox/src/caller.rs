@@ -14,8 +14,12 @@ pub(crate) struct Caller {
     pub(crate) zone: Tz,
     /// The objects and fields that the user sees; what may not be written says so in its flags.
     pub(crate) schema: Arc<Schema>,
+    /// All there is, which formulas see whoever asks.
+    pub(crate) all: Arc<Schema>,
     /// True for users with the permission "Modify All Data".
     pub(crate) admin: bool,
+    /// True for users with the permission "View All Data".
+    pub(crate) views_all: bool,
     /// True for users with the permission "Bulk API Hard Delete".
     pub(crate) hard_delete: bool,
 }
@@ -27,7 +31,9 @@ impl Default for Caller {
             username: String::new(),
             zone: Tz::UTC,
             schema: Arc::default(),
+            all: Arc::default(),
             admin: false,
+            views_all: false,
             hard_delete: false,
         }
     }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::automation::Automation;
 use crate::org::StartError;
+use crate::sharing::Model;
 
 /// How an org is set up. Everything has a default: an empty file is an org with one administrator and one app.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -23,6 +24,10 @@ pub struct Definition {
     pub profiles: BTreeMap<String, Permissions>,
     /// Permission sets, by name.
     pub permission_sets: BTreeMap<String, Permissions>,
+    /// Roles by name, each with the role above it.
+    pub roles: BTreeMap<String, Option<String>>,
+    /// For objects who sees and changes the records of others, in the place of what their metadata says.
+    pub sharing: BTreeMap<String, Model>,
     /// Rules against duplicates.
     pub duplicate_rules: Vec<DuplicateRule>,
     /// What happens when records are saved, in the place of flows and triggers.
@@ -232,6 +237,9 @@ pub struct User {
     /// Permission sets, by name.
     #[serde(default)]
     pub permission_sets: Vec<String>,
+    /// Role, by name.
+    #[serde(default)]
+    pub role: Option<String>,
     /// Time zone, such as `America/New_York`.
     #[serde(default = "User::default_time_zone")]
     pub time_zone: String,
@@ -492,6 +500,16 @@ impl Definition {
             }
             if let Some(set) = user.permission_sets.iter().find(|set| !self.permission_sets.contains_key(*set)) {
                 return Err(format!("user {}: permission set {set:?} is not defined", user.username));
+            }
+        }
+        if let Some((role, Some(above))) =
+            self.roles.iter().find(|(_, above)| above.as_ref().is_some_and(|above| !self.roles.contains_key(above)))
+        {
+            return Err(format!("roles: {role}: there is no role {above:?}"));
+        }
+        for user in &self.users {
+            if let Some(role) = user.role.as_ref().filter(|role| !self.roles.contains_key(*role)) {
+                return Err(format!("user {}: role {role:?} is not defined", user.username));
             }
         }
         for app in &self.apps {

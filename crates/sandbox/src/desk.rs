@@ -9,7 +9,7 @@ use crate::chaos::Rule;
 use crate::error::{Answered, ApiError};
 use crate::org::Org;
 use crate::rest::{Answer, Call};
-use crate::schema::Object;
+use crate::schema::{Object, Schema};
 use crate::store::quoted;
 use crate::xml::escape;
 
@@ -45,7 +45,7 @@ impl Org {
             ["sandbox", "calls", number] => self.call_page(number),
             ["sandbox", "api", "chaos"] => Ok(Answer::json(200, &json!(self.chaos.list()))),
             ["sandbox", "api", "messages"] => self.messages().map(|messages| Answer::json(200, &messages)),
-            ["sandbox", "api", "status"] => self.counts().map(|counts| {
+            ["sandbox", "api", "status"] => self.counts(&self.schema()).map(|counts| {
                 let objects: Vec<Value> =
                     counts.iter().map(|(object, count)| json!({"name": object.name, "count": count})).collect();
                 Answer::json(
@@ -138,12 +138,12 @@ impl Org {
                 let winner = body["winner"].as_str().ok_or_else(|| wrong("winner is missing".to_owned()))?;
                 let losers: Vec<&str> =
                     body["losers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-                self.write(&self.system, |store| store.merge(winner, &losers))?;
+                self.write(&self.system(), |store| store.merge(winner, &losers))?;
                 Ok(done)
             }
             ("POST", ["sandbox", "api", "undelete" | "purge"]) => {
                 let ids: Vec<&str> = body["ids"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-                self.write(&self.system, |store| {
+                self.write(&self.system(), |store| {
                     ids.iter().try_for_each(|id| if steps[2] == "purge" { store.purge(id) } else { store.undelete(id) })
                 })?;
                 Ok(done)
@@ -153,10 +153,10 @@ impl Org {
     }
 
     /// Returns the objects that hold records, most first.
-    fn counts(&self) -> Answered<Vec<(&Object, u64)>> {
+    fn counts<'s>(&self, schema: &'s Schema) -> Answered<Vec<(&'s Object, u64)>> {
         self.read(|connection| {
             let mut counts = Vec::new();
-            for object in self.schema.objects() {
+            for object in schema.objects() {
                 let alive = if object.setup { "" } else { " WHERE \"IsDeleted\"=0" };
                 let sql = format!("SELECT COUNT(*) FROM {}{alive}", quoted(&object.name));
                 counts.push((object, connection.query_row(&sql, [], |row| row.get::<_, i64>(0))?.cast_unsigned()));
@@ -179,7 +179,8 @@ impl Org {
     }
 
     fn overview(&self) -> Answered<Answer> {
-        let counts = self.counts()?;
+        let schema = self.schema();
+        let counts = self.counts(&schema)?;
         let objects: String = counts
             .iter()
             .filter(|(object, count)| *count > 0 || object.custom)
@@ -260,7 +261,8 @@ impl Org {
     }
 
     fn object_page(&self, call: &Call, name: &str) -> Answered<Answer> {
-        let object = self.schema.object(name).ok_or_else(ApiError::not_found)?;
+        let schema = self.schema();
+        let object = schema.object(name).ok_or_else(ApiError::not_found)?;
         let from: u64 = call.query.get("from").and_then(|text| text.parse().ok()).unwrap_or_default();
         let names: Vec<&str> = object
             .stored()
@@ -309,7 +311,8 @@ impl Org {
 
     fn record_page(&self, id: &str) -> Answered<Answer> {
         let id = crate::id::normal(id).ok_or_else(ApiError::not_found)?;
-        let object = self.schema.by_id(&id).ok_or_else(ApiError::not_found)?;
+        let schema = self.schema();
+        let object = schema.by_id(&id).ok_or_else(ApiError::not_found)?;
         let fields: Vec<_> = object.stored().collect();
         let columns: Vec<String> = fields.iter().map(|field| quoted(&field.name)).collect();
         let sql = format!("SELECT {} FROM {} WHERE \"Id\"=?", columns.join(","), quoted(&object.name));

@@ -53,6 +53,19 @@ pub(crate) fn global(path: &str) -> Option<(&'static str, &str)> {
     known.into_iter().find(|known| known.eq_ignore_ascii_case(whole)).map(|known| (known, field))
 }
 
+/// Returns the letter and the version of the SOAP API whose address a path such as `$Api.Partner_Server_URL_260` stands for.
+pub(crate) fn address(path: &str) -> Option<(char, String)> {
+    let lower = path.to_ascii_lowercase();
+    let (which, version) = lower.strip_prefix("$api.")?.split_once("_server_url_")?;
+    let letter = match which {
+        "partner" => 'u',
+        "enterprise" => 'c',
+        _ => return None,
+    };
+    let (number, tenth) = version.split_at_checked(version.len().checked_sub(1)?)?;
+    (number.parse::<u32>().is_ok() && tenth == "0").then(|| (letter, format!("{number}.0")))
+}
+
 impl Known<'_> {
     /// Finds the field that a path ends in.
     pub(crate) fn field(&self, path: &str) -> Option<&Field> {
@@ -72,6 +85,9 @@ impl Known<'_> {
 
 impl Fields for Known<'_> {
     fn kind(&self, path: &str) -> Option<Shape> {
+        if address(path).is_some() {
+            return Some(Shape::Text);
+        }
         self.field(path).map(|field| shape(field.kind))
     }
 }

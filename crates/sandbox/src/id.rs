@@ -22,6 +22,14 @@ pub(crate) fn make(prefix: &str, serial: u64) -> String {
     short + &suffix
 }
 
+/// Returns the serial number of an id that [`make`] made.
+pub(crate) fn serial(id: &str) -> Option<u64> {
+    let digits = id.get(6..15)?.bytes();
+    digits
+        .map(|digit| DIGITS.iter().position(|known| *known == digit))
+        .try_fold(0, |sum, digit| Some(sum * 62 + digit? as u64))
+}
+
 /// Returns the 18-character form of an id of 15 or 18 characters; `None` for anything else.
 pub(crate) fn normal(id: &str) -> Option<String> {
     if !id.bytes().all(|b| b.is_ascii_alphanumeric()) {

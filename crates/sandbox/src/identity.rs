@@ -56,8 +56,9 @@ impl Org {
     /// Returns who a caller is.
     pub(crate) fn userinfo(&self, caller: &Caller) -> Value {
         let identity = self.identity(caller);
-        let user = self.system.schema.object("User");
-        let call = Call { caller: self.system.clone(), ..Call::default() };
+        let system = self.system();
+        let user = system.schema.object("User");
+        let call = Call { caller: system.clone(), ..Call::default() };
         let soql = format!(
             "SELECT FirstName, LastName, Name, Email, UserType, LanguageLocaleKey, LocaleSidKey, TimeZoneSidKey FROM User \
              WHERE Id='{}'",

@@ -100,7 +100,7 @@ impl Org {
         if due.is_empty() {
             return Ok(None);
         }
-        let call = Call { caller: Arc::clone(&self.system), ..Call::new("GET", "/") };
+        let call = Call { caller: self.system(), ..Call::new("GET", "/") };
         let fields =
             message.fields.iter().filter(|name| !name.eq_ignore_ascii_case("Id")).map(|name| format!(",{name}"));
         let ids: Vec<String> = due.iter().map(|(_, id)| format!("'{id}'")).collect();

@@ -1,6 +1,6 @@
 //! Signing in: the token endpoint, and what a token opens. The pages are in [`crate::login`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::access;
 use crate::caller::Caller;
-use crate::definition::{App, Definition, Flow, Permissions};
+use crate::definition::{App, Flow, Permissions};
 use crate::org::Org;
 use crate::rest::Answer;
 use crate::schema::Schema;
@@ -177,7 +177,7 @@ impl Org {
         let now = self.now();
         let known = RefreshToken {
             client_id: client_id.to_owned(),
-            username: self.system.username.clone(),
+            username: self.system().username.clone(),
             scopes: vec!["api".to_owned(), "refresh_token".to_owned()],
             family: random(12),
             live: true,
@@ -200,6 +200,21 @@ impl Org {
         Some(session.clone())
     }
 
+    /// Lets those who are signed in see what there is now.
+    pub(crate) fn renew_callers(&self) {
+        let mut memory = self.sign_in.memory();
+        memory.schemas.clear();
+        let users: HashSet<String> = memory.sessions.values().map(|session| session.caller.username.clone()).collect();
+        drop(memory);
+        for user in users {
+            let Ok(caller) = self.caller(&user) else { continue };
+            let mut memory = self.sign_in.memory();
+            for session in memory.sessions.values_mut().filter(|session| session.caller.username == user) {
+                session.caller = caller.clone();
+            }
+        }
+    }
+
     /// Ends every session.
     pub(crate) fn expire_sessions(&self) {
         self.sign_in.memory().sessions.clear();
@@ -220,8 +235,8 @@ impl Org {
     ///
     /// When there is no such user or it is inactive.
     pub(crate) fn caller(&self, username: &str) -> Granted<Arc<Caller>> {
-        if username.eq_ignore_ascii_case(&self.system.username) {
-            return Ok(self.system.clone());
+        if username.eq_ignore_ascii_case(&self.system().username) {
+            return Ok(self.system());
         }
         let found = self.read(|connection| {
             let sql = "SELECT u.Id, u.Username, u.IsActive, u.TimeZoneSidKey, p.Name FROM User u \
@@ -230,9 +245,13 @@ impl Org {
             let mut rows = statement.query([username])?;
             let Some(row) = rows.next()? else { return Ok(None) };
             let text = |at: usize| row.get::<_, Option<String>>(at).map(Option::unwrap_or_default);
-            Ok(Some((text(0)?, text(1)?, row.get::<_, bool>(2)?, text(3)?, text(4)?)))
+            let sql = "SELECT s.Name FROM PermissionSetAssignment a JOIN PermissionSet s ON s.Id=a.PermissionSetId \
+                       WHERE a.AssigneeId=?";
+            let mut assigned = connection.prepare(sql)?;
+            let sets = assigned.query_map([text(0)?], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+            Ok(Some((text(0)?, text(1)?, row.get::<_, bool>(2)?, text(3)?, text(4)?, sets)))
         });
-        let Ok(Some((user_id, username, active, zone, profile))) = found else {
+        let Ok(Some((user_id, username, active, zone, profile, assigned))) = found else {
             return Err(Refusal::grant("authentication failure"));
         };
         if !active {
@@ -241,17 +260,21 @@ impl Org {
         let definition = &self.config.definition;
         let user = definition.users.iter().find(|user| user.username.eq_ignore_ascii_case(&username));
         let sets = user.map_or(&[][..], |user| user.permission_sets.as_slice());
-        let names: Vec<String> = std::iter::once(profile.clone()).chain(sets.iter().cloned()).collect();
-        let given = given(definition, &names);
+        let mut names: Vec<String> = std::iter::once(profile.clone()).chain(sets.iter().cloned()).collect();
+        names.extend(assigned.into_iter().filter(|name| !sets.contains(name)));
+        let setup = self.setup();
+        let given = given(&setup.permissions, &names);
         let administrates = profile == "System Administrator";
         let admin = administrates || access::allows(&given, "ModifyAllData");
         let hard_delete = access::allows(&given, "BulkApiHardDelete");
+        let views_all = access::allows(&given, "ViewAllData");
+        let all = setup.schema.clone();
         let schema = if admin {
-            self.schema.clone()
+            all.clone()
         } else {
             let known = self.sign_in.memory().schemas.get(&names).cloned();
             known.unwrap_or_else(|| {
-                let seen = Arc::new(access::visible(&self.schema, &given));
+                let seen = Arc::new(access::visible(&all, &given));
                 self.sign_in.memory().schemas.insert(names, seen.clone());
                 seen
             })
@@ -261,7 +284,9 @@ impl Org {
             username,
             zone: zone.parse().unwrap_or(chrono_tz::Tz::UTC),
             schema,
+            all,
             admin,
+            views_all,
             hard_delete: hard_delete || administrates,
         }))
     }
@@ -640,9 +665,8 @@ pub(crate) fn allowed_scopes(app: &App, asked: &str) -> Granted<Vec<String>> {
 }
 
 /// Returns the permissions of these names.
-fn given<'d>(definition: &'d Definition, names: &[String]) -> Vec<&'d Permissions> {
-    let find = |name: &String| definition.profiles.get(name).or_else(|| definition.permission_sets.get(name));
-    names.iter().filter_map(find).collect()
+fn given<'p>(permissions: &'p BTreeMap<String, Permissions>, names: &[String]) -> Vec<&'p Permissions> {
+    names.iter().filter_map(|name| permissions.get(name)).collect()
 }
 
 #[cfg(test)]

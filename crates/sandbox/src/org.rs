@@ -4,11 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
 use chrono::{DateTime, Utc};
 use parking_lot::ReentrantMutex;
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 use serde_json::{Map, Value, json};
 
 use crate::bulk::Jobs;
@@ -17,14 +17,15 @@ use crate::chaos::Chaos;
 use crate::cursors::Cursors;
 use crate::definition::{self, App, Definition};
 use crate::error::{Answered, ApiError};
-use crate::events::{Bus, Channel, Member, Pending, Schemas, Streams, Transaction};
+use crate::events::{Bus, Pending, Schemas, Streams, Transaction};
 use crate::faults::Faults;
 use crate::journal::Journal;
 use crate::locks::Locks;
+use crate::metadata::{Deploys, Retrievals};
 use crate::oauth::SignIn;
-use crate::project::{self, ProjectError};
+use crate::project::ProjectError;
 use crate::query::{Context, PAGE};
-use crate::schema::Schema;
+use crate::setup::{self, Setup};
 use crate::sql;
 use crate::store::{self, Options, Serials, Store};
 use crate::value::stamp;
@@ -114,6 +115,12 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The definition says how an object is shared that is not there.
+    #[error("sharing: there is no object {name}")]
+    Sharing {
+        /// The object.
+        name: String,
+    },
     /// A class of the definition can't be.
     #[error("apex_soap: {name}: {reason}")]
     Class {
@@ -165,13 +172,11 @@ const MAX_READERS: usize = 8;
 /// The org.
 pub(crate) struct Org {
     pub(crate) config: Config,
-    pub(crate) schema: Arc<Schema>,
+    pub(crate) setup: RwLock<Arc<Setup>>,
     pub(crate) notes: Vec<String>,
     /// Set once the port is known.
     pub(crate) url: std::sync::OnceLock<String>,
     pub(crate) org_id: String,
-    /// The administrator, who sees everything.
-    pub(crate) system: Arc<Caller>,
     pub(crate) started: DateTime<Utc>,
     pub(crate) jobs: Jobs,
     pub(crate) sign_in: SignIn,
@@ -191,12 +196,8 @@ pub(crate) struct Org {
     pub(crate) faults: Faults,
     pub(crate) chaos: Chaos,
     pub(crate) journal: Journal,
-    /// Objects whose changes are published; `*` for all.
-    selected: Vec<String>,
-    /// Channels of one's own.
-    pub(crate) channels: Vec<Arc<Channel>>,
-    /// What happens when records are saved.
-    automation: Vec<crate::automation::Ready>,
+    pub(crate) deploys: Deploys,
+    pub(crate) retrievals: Retrievals,
     /// Told when there may be messages to send.
     pub(crate) outbox: tokio::sync::watch::Sender<()>,
     pub(crate) bus: Bus,
@@ -208,11 +209,6 @@ pub(crate) struct Org {
 impl Org {
     /// Opens the org and makes what every org has.
     pub(crate) fn open(config: Config) -> Result<Self, StartError> {
-        let mut schema = Schema::standard();
-        let mut notes = Vec::new();
-        for folder in &config.projects {
-            notes.extend(project::load(&mut schema, folder)?);
-        }
         let jobs = Jobs::new().map_err(|source| StartError::Listen { port: config.port, source })?;
         // Without a file of its own the org lives in a temporary one, which needs no care for crashes.
         let (file, safety) = match &config.file {
@@ -226,17 +222,17 @@ impl Org {
         ))?;
         sql::equip(&connection)?;
         connection.execute_batch("BEGIN")?;
-        store::migrate(&connection, &schema)?;
-        record_types(&connection, &mut schema)?;
+        let (mut built, held) = setup::load(&connection, &config)?;
+        setup::shape(&connection, &mut built, &held)?;
         connection.execute_batch("COMMIT")?;
-        let schema = Arc::new(schema);
-        let system = Caller { schema: schema.clone(), admin: true, hard_delete: true, ..Caller::default() };
+        let notes = built.notes.into_iter().map(|note| note.text).collect();
+        let nobody = Caller { admin: true, hard_delete: true, ..Caller::default() };
+        let setup = Setup::new(&config, &nobody, built.schema, &held)?;
         let mut org = Self {
-            schema,
+            setup: RwLock::new(Arc::new(setup)),
             notes,
             url: std::sync::OnceLock::new(),
             org_id: String::new(),
-            system: Arc::new(system),
             started: Utc::now(),
             jobs,
             sign_in: SignIn::new(apps(&config)),
@@ -259,9 +255,8 @@ impl Org {
             faults: Faults::new(config.api_calls),
             chaos: Chaos::default(),
             journal: Journal::default(),
-            selected: Vec::new(),
-            channels: Vec::new(),
-            automation: Vec::new(),
+            deploys: Deploys::default(),
+            retrievals: Retrievals::default(),
             outbox: tokio::sync::watch::Sender::new(()),
             bus: Bus::default(),
             schemas: Schemas::default(),
@@ -270,10 +265,8 @@ impl Org {
             config,
         };
         org.seed().map_err(|error| StartError::Seed(error.message))?;
-        org.selected = org.config.definition.change_data_capture.clone();
         for rule in &org.config.definition.automation {
             let wrong = |reason| StartError::Automation { name: rule.name.clone(), reason };
-            org.automation.push(crate::automation::read(&org.schema, rule).map_err(wrong)?);
             if let Some(owner) = &rule.assign {
                 let sql = "SELECT 1 FROM \"User\" WHERE \"Username\"=?";
                 if !org.records.lock().borrow().connection.prepare(sql)?.exists([owner])? {
@@ -285,32 +278,8 @@ impl Org {
             let wrong = |reason| StartError::Class { name: service.class.clone(), reason };
             crate::soap::class::check(service).map_err(wrong)?;
         }
-        let mut members: Vec<(String, Member)> = Vec::new();
-        for folder in &org.config.projects {
-            members.extend(project::channel_members(folder, &org.schema)?);
-        }
-        for channel in &org.config.definition.platform_event_channels {
-            for member in &channel.members {
-                let (event, filter) = (member.event.as_str(), member.filter.as_deref());
-                let made = project::channel_member(&org.schema, event, member.enriched_fields.clone(), filter);
-                let wrong = |reason| StartError::Channel { name: channel.name.clone(), reason };
-                members.push((channel.name.clone(), made.map_err(wrong)?));
-            }
-        }
-        // What any channel carries is published.
-        org.selected.extend(members.iter().filter_map(
-            |(_, member)| match member.event.strip_suffix("__ChangeEvent") {
-                Some(stem) => Some(format!("{stem}__c")),
-                None => member.event.strip_suffix("ChangeEvent").map(str::to_owned),
-            },
-        ));
-        let mut channels: BTreeMap<String, Vec<Member>> = BTreeMap::new();
-        for (channel, member) in members.into_iter().filter(|(channel, _)| channel.ends_with("__chn")) {
-            channels.entry(channel).or_default().push(member);
-        }
-        org.channels = channels.into_iter().map(|(name, members)| Arc::new(Channel { name, members })).collect();
         if let Some(token) = org.config.access_token.clone() {
-            org.open_session(token, org.system.clone());
+            org.open_session(token, org.system());
         }
         if let Some(token) = org.config.refresh_token.clone() {
             org.know_refresh_token(token, &org.config.client_id);
@@ -330,7 +299,7 @@ impl Org {
                     "LanguageLocaleKey": "en_US", "OrganizationType": "Developer Edition", "InstanceName": "SBX1",
                     "IsSandbox": true, "FiscalYearStartMonth": organization.fiscal_year_start_month}),
         )?;
-        let mut system = (*self.system).clone();
+        let mut system = (*self.system()).clone();
         let mut profiles = HashMap::new();
         for name in std::iter::once(ADMIN_PROFILE).chain(definition.profiles.keys().map(String::as_str)) {
             let id = self.ensure("Profile", "Name", Some(name), &json!({"Name": name}))?;
@@ -344,19 +313,22 @@ impl Org {
             email: None,
             profile: ADMIN_PROFILE.to_owned(),
             permission_sets: Vec::new(),
+            role: None,
             time_zone: organization.time_zone.clone(),
             active: true,
         };
         for name in definition.permission_sets.keys() {
             self.ensure("PermissionSet", "Name", Some(name), &json!({"Name": name, "Label": name}))?;
         }
+        let roles = self.make_roles(&definition.roles)?;
         for (at, user) in std::iter::once(&admin).chain(&definition.users).enumerate() {
             let name = &user.username;
             let record = json!({
                 "Username": name, "FirstName": user.first_name, "LastName": user.last_name.as_ref().unwrap_or(name),
                 "Alias": name.chars().take(8).collect::<String>(), "Email": user.email.as_ref().unwrap_or(name),
                 "IsActive": user.active, "TimeZoneSidKey": user.time_zone, "LocaleSidKey": "en_US",
-                "EmailEncodingKey": "UTF-8", "ProfileId": profiles.get(&user.profile), "LanguageLocaleKey": "en_US"});
+                "EmailEncodingKey": "UTF-8", "ProfileId": profiles.get(&user.profile),
+                "UserRoleId": user.role.as_ref().and_then(|role| roles.get(role)), "LanguageLocaleKey": "en_US"});
             let id = self.ensure("User", "Username", Some(name), &record)?;
             if let Some(password) = &user.password {
                 self.set_password(&id, password);
@@ -365,18 +337,41 @@ impl Org {
                 system.user_id = id;
                 ADMIN.clone_into(&mut system.username);
                 system.zone = organization.time_zone.parse().unwrap_or(chrono_tz::Tz::UTC);
-                self.system = Arc::new(system.clone());
+                let setup = self.setup.get_mut().unwrap_or_else(PoisonError::into_inner);
+                if let Some(setup) = Arc::get_mut(setup) {
+                    setup.system = Arc::new(system.clone());
+                }
             }
         }
         // The first records were made before there was anyone to make them.
-        let user = self.system.user_id.clone();
-        self.write(&self.system, |store| {
+        let user = self.system().user_id.clone();
+        self.write(&self.system(), |store| {
             for table in ["Organization", "Profile", "User"] {
                 let sql = format!("UPDATE \"{table}\" SET CreatedById=?1, LastModifiedById=?1 WHERE CreatedById=''");
                 store.connection.execute(&sql, [&user])?;
             }
             Ok(())
         })
+    }
+
+    /// Makes the roles that are not there; returns their ids by name.
+    fn make_roles(&self, roles: &BTreeMap<String, Option<String>>) -> Answered<HashMap<String, String>> {
+        let mut ids = HashMap::new();
+        for name in roles.keys() {
+            ids.insert(name.clone(), self.ensure("UserRole", "Name", Some(name), &json!({"Name": name}))?);
+        }
+        self.with_writer(|connection| {
+            for (name, above) in roles {
+                let above = above.as_ref().map(|above| {
+                    let missing = || ApiError::unexpected(&format!("roles: {name}: there is no role {above}"));
+                    ids.get(above).ok_or_else(missing)
+                });
+                let sql = "UPDATE \"UserRole\" SET \"ParentRoleId\"=? WHERE \"Id\"=?";
+                connection.execute(sql, rusqlite::params![above.transpose()?, ids[name]])?;
+            }
+            Ok(())
+        })?;
+        Ok(ids)
     }
 
     /// Returns the id of the record with this value of `key`, or of the first there is; makes one if there is none.
@@ -394,9 +389,10 @@ impl Org {
         if let Some(id) = found {
             return Ok(id);
         }
-        let object = self.schema.object(object).ok_or_else(ApiError::not_found)?;
+        let schema = self.schema();
+        let object = schema.object(object).ok_or_else(ApiError::not_found)?;
         let values = entries(record.clone())?;
-        self.write(&self.system, |store| store.insert_as_org(object, &values))
+        self.write(&self.system(), |store| store.insert_as_org(object, &values))
     }
 
     /// Reads records, all from one moment.
@@ -460,15 +456,22 @@ impl Org {
             .map_err(|error| wrong(error.to_string()))?;
         let is_org = source.prepare("SELECT 1 FROM Organization").and_then(|mut statement| statement.exists([]));
         is_org.map_err(|_| wrong("it is no snapshot of an org".to_owned()))?;
-        let records = self.records.lock();
-        let mut records = records.borrow_mut();
+        let guard = self.records.lock();
+        let mut records = guard.borrow_mut();
         records.serials.clear();
         rusqlite::backup::Backup::new(&source, &mut records.connection)?.run_to_completion(
             10_000,
             std::time::Duration::ZERO,
             None,
         )?;
-        store::migrate(&records.connection, &self.schema)?;
+        let unfit = |error: StartError| {
+            ApiError::new(400, "INVALID_INPUT", format!("the snapshot does not go with this org: {error}"))
+        };
+        let (mut built, held) = setup::load(&records.connection, &self.config).map_err(unfit)?;
+        setup::shape(&records.connection, &mut built, &held)?;
+        drop(records);
+        drop(guard);
+        self.set_up(&self.system(), built.schema, &held).map_err(unfit)?;
         self.cursors.close();
         Ok(())
     }
@@ -507,7 +510,7 @@ impl Org {
         if events.is_empty() {
             return Ok(());
         }
-        self.write(&self.system, |store| {
+        self.write(&self.system(), |store| {
             store.pending.extend(events.iter().cloned());
             Ok(())
         })
@@ -544,12 +547,15 @@ impl Org {
                 *transaction = Transaction::default();
             }
             let now = self.now();
+            let setup = self.setup();
             let mut store = Store {
                 schema: &caller.schema,
-                all: &self.schema,
+                all: &setup.schema,
+                server: self.url(),
                 connection,
                 serials,
                 user: &caller.user_id,
+                bound: caller.bound(),
                 now: stamp(now),
                 chaos: &self.chaos,
                 username: &caller.username,
@@ -558,11 +564,11 @@ impl Org {
                 locks: &self.locks,
                 touched: Vec::new(),
                 contended: false,
-                selected: &self.selected,
-                channels: &self.channels,
+                selected: &setup.selected,
+                channels: &setup.channels,
                 schemas: &self.schemas,
                 zone: caller.zone,
-                automation: &self.automation,
+                automation: &setup.automation,
                 saves: 0,
                 takes: std::time::Duration::ZERO,
                 pending: Vec::new(),
@@ -626,11 +632,13 @@ impl Org {
     ) -> Context<'o> {
         Context {
             schema: &caller.schema,
-            all: &self.schema,
+            all: &caller.all,
             connection,
             now: self.now(),
             zone: caller.zone,
             user: &caller.user_id,
+            shared: caller.bound().seeing,
+            server: self.url(),
             fiscal_start: self.config.definition.organization.fiscal_year_start_month,
             version,
             deleted,
@@ -732,33 +740,6 @@ fn apps(config: &Config) -> Vec<App> {
         ..App::default()
     };
     std::iter::once(own).chain(config.definition.apps.iter().cloned()).collect()
-}
-
-/// Gives the record types of the objects their records and ids.
-fn record_types(connection: &Connection, schema: &mut Schema) -> rusqlite::Result<()> {
-    let names: Vec<String> = schema.objects().map(|object| object.name.clone()).collect();
-    for name in names {
-        let Some(object) = schema.object_mut(&name) else { continue };
-        for kind in &mut object.record_types {
-            let find = "SELECT Id FROM RecordType WHERE SobjectType=? AND DeveloperName=?";
-            let known = connection.query_row(find, [&name, &kind.developer_name], |row| row.get(0)).optional()?;
-            kind.id = if let Some(id) = known {
-                id
-            } else {
-                let next = "SELECT COALESCE(MAX(_rid),0)+1 FROM RecordType";
-                let serial: i64 = connection.query_row(next, [], |row| row.get(0))?;
-                let id = crate::id::make("012", serial.cast_unsigned());
-                let now = stamp(Utc::now());
-                connection.execute(
-                    "INSERT INTO RecordType (_rid, Id, Name, DeveloperName, SobjectType, IsActive, CreatedDate, \
-                     LastModifiedDate, SystemModstamp) VALUES (?1,?2,?3,?4,?5,?6,?7,?7,?7)",
-                    rusqlite::params![serial, id, kind.label, kind.developer_name, name, kind.active, now],
-                )?;
-                id
-            };
-        }
-    }
-    Ok(())
 }
 
 /// Returns the entries of a JSON object.

@@ -24,7 +24,7 @@ impl Probe {
 
     fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> u16 {
         let mut call = Call::new(method, &format!("/services/data/v66.0{path}"));
-        call.caller = self.0.system.clone();
+        call.caller = self.0.system();
         call.headers.insert("content-type".to_owned(), kind.to_owned());
         body.clone_into(&mut call.body);
         self.0.data(&call).status
@@ -33,7 +33,7 @@ impl Probe {
     /// Runs a query.
     pub fn soql(&self, text: &str) -> u16 {
         let mut call = Call::new("GET", "/services/data/v66.0/query");
-        call.caller = self.0.system.clone();
+        call.caller = self.0.system();
         call.query.insert("q".to_owned(), text.to_owned());
         self.0.data(&call).status
     }
@@ -41,7 +41,7 @@ impl Probe {
     /// Runs a search.
     pub fn sosl(&self, text: &str) -> u16 {
         let mut call = Call::new("GET", "/services/data/v66.0/search");
-        call.caller = self.0.system.clone();
+        call.caller = self.0.system();
         call.query.insert("q".to_owned(), text.to_owned());
         self.0.data(&call).status
     }
@@ -58,12 +58,17 @@ impl Probe {
         let wrapped = format!("<Envelope><Body>{body}</Body></Envelope>");
         call.body = if body.contains("Envelope") { body.to_owned() } else { wrapped }.into_bytes();
         let admit = |org: &Org, call: &mut Call| {
-            call.caller = org.system.clone();
+            call.caller = org.system();
             Ok(())
         };
         let answer = crate::soap::answer(&self.0, &mut call, crate::soap::Flavor::Partner, "66.0", admit);
         // Every refusal has this status; our own fault says so.
         if String::from_utf8_lossy(&answer.body).contains("UNKNOWN_EXCEPTION") { 599 } else { answer.status }
+    }
+
+    /// Deploys a body as a package, and one in which it is the file of an object; returns what became of them.
+    pub fn zip(&self, body: &[u8]) -> [bool; 2] {
+        self.0.deploys_package(body)
     }
 
     /// Sends a body as a record in XML, and as a record with a file beside it.

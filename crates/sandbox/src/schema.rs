@@ -1,5 +1,6 @@
 //! The objects of the org and their fields.
 
+use crate::sharing::Model;
 use crate::validation::ValidationRule;
 use std::collections::BTreeMap;
 
@@ -274,6 +275,8 @@ pub(crate) struct Object {
     pub(crate) record_types: Vec<RecordType>,
     /// What a record is refused for.
     pub(crate) rules: Vec<ValidationRule>,
+    /// Who sees and changes the records of others.
+    pub(crate) sharing: Model,
     /// In the order of the describe.
     pub(crate) fields: Vec<Field>,
 }
@@ -307,8 +310,14 @@ impl Schema {
     /// Returns the standard objects.
     pub(crate) fn standard() -> Self {
         let mut schema = Self::default();
+        schema.read(include_str!("../data/standard.txt"));
+        schema
+    }
+
+    /// Adds the objects of a data file.
+    pub(crate) fn read(&mut self, text: &str) {
         let mut current: Option<Object> = None;
-        for line in include_str!("../data/standard.txt").lines().map(str::trim_end) {
+        for line in text.lines().map(str::trim_end) {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
@@ -316,7 +325,7 @@ impl Schema {
             match (words.as_slice(), current.as_mut()) {
                 ([sort @ ("object" | "setup"), name, prefix, label, plural], _) => {
                     if let Some(done) = current.take() {
-                        schema.add(done);
+                        self.add(done);
                     }
                     let setup = *sort == "setup";
                     current = Some(new_object(name, prefix, &spaced(label), &spaced(plural), setup));
@@ -329,9 +338,8 @@ impl Schema {
             }
         }
         if let Some(done) = current.take() {
-            schema.add(done);
+            self.add(done);
         }
-        schema
     }
 
     pub(crate) fn add(&mut self, object: Object) {
@@ -430,6 +438,7 @@ pub(crate) fn new_object(name: &str, prefix: &str, label: &str, plural: &str, se
         immediate: false,
         record_types: Vec::new(),
         rules: Vec::new(),
+        sharing: Model::ReadWrite,
         fields,
     }
 }

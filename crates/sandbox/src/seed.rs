@@ -330,10 +330,10 @@ impl Org {
                 vec![("Account", accounts), ("Contact", contacts), ("Opportunity", opportunities), ("Case", cases)]
             }
         };
-        let (user, now) = (self.system.user_id.clone(), self.now());
+        let (schema, user, now) = (self.schema(), self.system().user_id.clone(), self.now());
         let mut made = 0;
         for (name, count) in shares {
-            let object = self.schema.object(name).ok_or_else(ApiError::not_found)?;
+            let object = schema.object(name).ok_or_else(ApiError::not_found)?;
             let parents = self.accounts()?;
             made += self.with_writer(|connection| plant(connection, object, count, seed, &parents, &user, now))?;
         }

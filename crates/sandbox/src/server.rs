@@ -23,6 +23,7 @@ use crate::chaos::{Fault, Rule, Subject};
 use crate::error::ApiError;
 use crate::events::{PUBSUB, pubsub, set_origin};
 use crate::messages;
+use crate::metadata;
 use crate::org::{Config, Org, StartError};
 use crate::rest::{Answer, Call, FilePart, form, versions};
 use crate::soap::{self, Flavor};
@@ -374,6 +375,7 @@ fn answer(org: &Arc<Org>, call: &mut Call, from: IpAddr) -> Answer {
             let flavor = if *letter == "u" { Flavor::Partner } else { Flavor::Enterprise };
             soap::answer(org, call, flavor, version, admitted)
         }
+        ["services", "Soap", "m", ..] => metadata::answer(org, call, admitted),
         ["services", "Soap", "class", class @ ..] => soap::class::answer(org, call, &class.join("/"), admitted),
         ["services", "wsdl", "class", class @ ..] if call.method == "GET" => match org.class_wsdl(&class.join("/")) {
             Some(wsdl) => Answer::bytes(200, "text/xml;charset=UTF-8", wsdl.into_bytes()),

@@ -15,6 +15,7 @@ use crate::events::{ChangeKind, Changed, Channel, PUSH_TOPIC, Pending, Schemas, 
 use crate::id;
 use crate::locks::{Locks, contended};
 use crate::schema::{Field, Kind, Object, Schema};
+use crate::sharing::{self, Bound, Wish};
 use crate::value::coerce;
 
 /// Creates what is missing: a table for each object, a column for each stored field, indexes for keys
@@ -103,9 +104,12 @@ pub(crate) struct Store<'o> {
     pub(crate) schema: &'o Schema,
     /// All there is.
     pub(crate) all: &'o Schema,
+    /// Scheme, host and port of the org.
+    pub(crate) server: &'o str,
     pub(crate) connection: &'o Connection,
     pub(crate) serials: &'o mut Serials,
     pub(crate) user: &'o str,
+    pub(crate) bound: Bound<'o>,
     pub(crate) now: String,
     pub(crate) chaos: &'o Chaos,
     pub(crate) username: &'o str,
@@ -189,8 +193,9 @@ impl Store<'_> {
             ..object.clone()
         };
         let seen = std::mem::replace(&mut self.schema, self.all);
+        let bound = std::mem::take(&mut self.bound);
         let made = self.insert(&open, values);
-        self.schema = seen;
+        (self.schema, self.bound) = (seen, bound);
         made
     }
 
@@ -276,7 +281,7 @@ impl Store<'_> {
     /// Changes a record.
     pub(crate) fn update(&mut self, object: &Object, id: &str, values: &Map<String, Value>) -> Answered<()> {
         let id = id::normal(id).filter(|id| id.starts_with(&object.prefix)).ok_or_else(|| malformed_id(id))?;
-        self.require_alive(object, &id)?;
+        self.require_mine(object, &id)?;
         if !object.updateable {
             return Err(forbidden());
         }
@@ -386,7 +391,7 @@ impl Store<'_> {
         if object.setup || !object.deletable {
             return Err(forbidden());
         }
-        self.require_alive(object, &id)?;
+        self.require_mine(object, &id)?;
         self.lock(object, Some(&id), &[])?;
         let rules = self.automations(object, Save::Delete, Some(&id))?;
         self.before_save(object, &id, &rules, false)?;
@@ -549,6 +554,23 @@ impl Store<'_> {
     }
 
     /// Checks that the record is there and not in the recycle bin.
+    /// Refuses a record that is not there, that the user does not see, or may not change.
+    fn require_mine(&self, object: &Object, id: &str) -> Answered<()> {
+        self.require_alive(object, id)?;
+        let unseen = ApiError::new(404, "INVALID_CROSS_REFERENCE_KEY", "invalid cross reference id");
+        for (user, wish, error) in
+            [(self.bound.seeing, Wish::See, unseen), (self.bound.changing, Wish::Change, forbidden())]
+        {
+            let condition = user.and_then(|user| sharing::condition(self.all, object, user, wish));
+            let Some(condition) = condition else { continue };
+            let sql = format!("SELECT 1 FROM {} WHERE \"Id\"=? AND {condition}", quoted(&object.name));
+            if !self.connection.prepare_cached(&sql)?.exists([id])? {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     fn require_alive(&self, object: &Object, id: &str) -> Answered<()> {
         let deleted = if object.setup { "0" } else { "\"IsDeleted\"" };
         let sql = format!("SELECT {deleted} FROM {} WHERE \"Id\"=?", quoted(&object.name));

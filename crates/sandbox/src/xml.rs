@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 const MAX_DEPTH: usize = 100;
 
 /// An element.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Node {
     /// Its name, without a prefix.
     pub(crate) tag: String,
@@ -30,9 +30,39 @@ impl Node {
     pub(crate) fn text(&self, tag: &str) -> Option<&str> {
         self.child(tag).map(|node| node.content.trim()).filter(|text| !text.is_empty())
     }
+
+    /// Returns the texts of all children of this name.
+    pub(crate) fn texts<'n>(&'n self, tag: &'n str) -> impl Iterator<Item = &'n str> {
+        self.children.iter().filter(move |node| node.tag == tag).map(|node| node.content.trim())
+    }
+
+    /// Writes a document of this element, in the namespace of its names.
+    pub(crate) fn print(&self, namespace: &str) -> String {
+        let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+        self.write(&format!(" xmlns=\"{namespace}\""), 0, &mut text);
+        text
+    }
+
+    /// Writes the element as a part of a document whose prefix `xsi` is known.
+    pub(crate) fn write(&self, attributes: &str, depth: usize, text: &mut String) {
+        let (indent, tag) = ("    ".repeat(depth), &self.tag);
+        let kind = self.kind.as_ref().map(|kind| {
+            format!(" xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"{}\"", escape(kind))
+        });
+        text.push_str(&format!("{indent}<{tag}{attributes}{}", kind.unwrap_or_default()));
+        if self.children.is_empty() && self.content.is_empty() {
+            text.push_str("/>\n");
+        } else if self.children.is_empty() {
+            text.push_str(&format!(">{}</{tag}>\n", escape(&self.content)));
+        } else {
+            text.push_str(">\n");
+            self.children.iter().for_each(|child| child.write("", depth + 1, text));
+            text.push_str(&format!("{indent}</{tag}>\n"));
+        }
+    }
 }
 
-fn element(start: &BytesStart<'_>) -> Node {
+fn opened(start: &BytesStart<'_>) -> Node {
     let mut node = Node { tag: start.local_name().as_ref().to_owned(), ..Node::default() };
     for attribute in start.attributes().flatten() {
         let value = attribute.normalized_value(quick_xml::XmlVersion::Implicit1_0).unwrap_or_default();
@@ -56,11 +86,11 @@ pub(crate) fn tree(text: &str) -> Result<Node, String> {
                 if open.len() > MAX_DEPTH {
                     return Err("elements are nested too deeply".to_owned());
                 }
-                open.push(element(&start));
+                open.push(opened(&start));
             }
             Event::Empty(start) => {
                 if let Some(node) = open.last_mut() {
-                    node.children.push(element(&start));
+                    node.children.push(opened(&start));
                 }
             }
             Event::End(_) => {
@@ -144,23 +174,24 @@ pub(crate) fn render(root: &str, body: &Value) -> String {
             };
             text.push_str(&format!("<{list}>"));
             for item in items {
-                write(entry, item, &mut text);
+                element(entry, item, &mut text);
             }
             text.push_str(&format!("</{list}>"));
         }
-        other => write(root, other, &mut text),
+        other => element(root, other, &mut text),
     }
     text
 }
 
-fn write(tag: &str, value: &Value, text: &mut String) {
+/// Writes a value as an element: lists as several, of nothing an empty one.
+pub(crate) fn element(tag: &str, value: &Value, text: &mut String) {
     match value {
         Value::Null => {
             text.push_str(&format!(
                 "<{tag} xsi:nil=\"true\" xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"/>"
             ));
         }
-        Value::Array(items) => items.iter().for_each(|item| write(tag, item, text)),
+        Value::Array(items) => items.iter().for_each(|item| element(tag, item, text)),
         Value::Object(object) => {
             text.push_str(&format!("<{tag}"));
             for (name, value) in object.get("attributes").and_then(Value::as_object).into_iter().flatten() {
@@ -168,7 +199,7 @@ fn write(tag: &str, value: &Value, text: &mut String) {
             }
             text.push('>');
             for (name, value) in object.iter().filter(|(name, _)| *name != "attributes") {
-                write(name, value, text);
+                element(name, value, text);
             }
             text.push_str(&format!("</{tag}>"));
         }

@@ -341,7 +341,7 @@ impl Org {
     /// Loads data as new accounts, without a network; returns how the job ended.
     pub(crate) fn load(&self, data: &[u8]) -> String {
         let mut call = Call::new("POST", "/services/data/v66.0/jobs/ingest");
-        call.caller = self.system.clone();
+        call.caller = self.system();
         call.body = br#"{"object": "Account", "operation": "insert"}"#.to_vec();
         let id = self.data(&call).value()["id"].as_str().unwrap_or_default().to_owned();
         if std::fs::write(self.jobs.path(&id, "upload"), data).is_err() {

@@ -316,7 +316,7 @@ impl Org {
 
     /// Commits to a managed event subscription.
     pub(crate) fn commit_managed(&self, name: &str, replay: i64) -> Answered<()> {
-        self.write(&self.system, |store| {
+        self.write(&self.system(), |store| {
             let sql = "INSERT OR REPLACE INTO _managed (name, replay) VALUES (?,?)";
             store.connection.execute(sql, rusqlite::params![name, replay])?;
             Ok(())

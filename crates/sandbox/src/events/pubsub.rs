@@ -197,7 +197,7 @@ impl Service {
     }
 
     fn topics(&self, caller: &Caller, topic: &str) -> Result<Topics, Status> {
-        topics(topic, &caller.schema, &self.org.channels).ok_or_else(|| {
+        topics(topic, &caller.schema, &self.org.setup().channels).ok_or_else(|| {
             let message = format!("The topic {topic:?} does not exist or you have no access to it.");
             self.status(Code::NotFound, "topic.not.found", message)
         })

@@ -170,7 +170,7 @@ impl Org {
                 let known = if older {
                     self.has_older(channel).then(|| Topics::Older(channel.to_owned()))
                 } else {
-                    topics(channel, &call.caller.schema, &self.channels)
+                    topics(channel, &call.caller.schema, &self.setup().channels)
                 };
                 let Some(topics) = known else {
                     let error = "404::The channel you requested to subscribe to does not exist";

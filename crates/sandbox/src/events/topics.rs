@@ -149,6 +149,8 @@ impl Store<'_> {
             zone: self.zone,
             user: self.user,
             fiscal_start: 1,
+            shared: None,
+            server: self.server,
             version: "v66.0",
             deleted: false,
             cursors,

@@ -9,6 +9,7 @@ use super::plan::{Arm, Plan, Slot};
 use super::{Compiled, Context, Failure, MAX_DEPTH};
 use crate::formulas;
 use crate::schema::{Field, Kind, Object, Summary};
+use crate::sharing;
 use crate::store::quoted;
 
 /// Largest `OFFSET`. Source: SOQL reference.
@@ -115,11 +116,9 @@ impl<'o> Compiler<'o> {
             for target in &field.targets {
                 let Some(target) = schema.object(target) else { continue };
                 let joined = format!("{}{}", self.prefix, self.tables.len());
-                self.joins.push_str(&format!(
-                    " LEFT JOIN {} {joined} ON {joined}.\"Id\"={alias}.{}",
-                    quoted(&target.name),
-                    quoted(&field.name)
-                ));
+                let table = self.table(target);
+                let id = quoted(&field.name);
+                self.joins.push_str(&format!(" LEFT JOIN {table} {joined} ON {joined}.\"Id\"={alias}.{id}"));
                 reached.push(self.tables.len());
                 self.tables.push(Table { object: target, alias: joined });
             }
@@ -182,6 +181,11 @@ impl<'o> Compiler<'o> {
             format!("(COALESCE({}){collation})", all.join(","))
         };
         Ok((sql, (*field).clone()))
+    }
+
+    /// Returns the table of an object as it is seen: whole by formulas, and by others what is shared with the user.
+    fn table(&self, object: &Object) -> String {
+        sharing::table(self.context.all, object, self.context.shared.filter(|_| self.formulas == 0))
     }
 
     /// Returns an object as it is seen: all of it by formulas, and by others what the user may see.
@@ -264,6 +268,10 @@ impl<'o> Compiler<'o> {
 
     /// Returns the SQL of what a formula reads.
     fn read(&mut self, path: &str, known: &formulas::Known<'_>, stem: &str, offset: usize) -> Compiled<String> {
+        if let Some((letter, version)) = formulas::address(path) {
+            let address = soql::quote(&format!("{}/services/Soap/{letter}/{version}/", self.context.server));
+            return Ok(format!("({address} || (SELECT substr(\"Id\",1,15) FROM \"Organization\" LIMIT 1))"));
+        }
         if let Some((object, field)) = formulas::global(path) {
             let user = self.context.user.replace('\'', "''");
             let of_user = |id: &str| format!("(SELECT {} FROM {} WHERE \"Id\"={id})", quoted(field), quoted(object));
@@ -357,7 +365,7 @@ impl<'o> Compiler<'o> {
         let order = if order.is_empty() { String::new() } else { format!(" ORDER BY {}", order.join(",")) };
         Ok(Plan {
             object: self.root.name.clone(),
-            from: format!("{} t0{}", quoted(&self.root.name), self.joins),
+            from: format!("{} t0{}", self.table(self.root), self.joins),
             columns: self.columns,
             shape,
             filter,

@@ -42,6 +42,10 @@ pub(crate) struct Context<'o> {
     pub(crate) user: &'o str,
     /// First month of the fiscal year, from 1.
     pub(crate) fiscal_start: u32,
+    /// The running user, unless all records are open to that one.
+    pub(crate) shared: Option<&'o str>,
+    /// Scheme, host and port of the org.
+    pub(crate) server: &'o str,
     /// The version in links, such as `v66.0`.
     pub(crate) version: &'o str,
     /// True for `queryAll`.

@@ -44,7 +44,7 @@ impl Org {
             let sql = format!(
                 "SELECT \"Id\", \"SystemModstamp\" FROM {} WHERE {}=?1 AND \"SystemModstamp\">=?2 \
                  AND \"SystemModstamp\"<?3 ORDER BY \"SystemModstamp\", _rid",
-                crate::store::quoted(&object.name),
+                crate::sharing::table(&call.caller.all, object, call.caller.bound().seeing),
                 if object.setup { "0" } else { "\"IsDeleted\"" }
             );
             let mut statement = connection.prepare(&sql)?;
@@ -301,6 +301,6 @@ pub(super) fn resources(org: &Org, version: &str) -> Value {
     ];
     let mut entries: Map<String, Value> =
         names.iter().map(|name| ((*name).to_owned(), json!(format!("/services/data/{version}/{name}")))).collect();
-    entries.insert("identity".to_owned(), json!(format!("{}/id/{}/{}", org.url(), org.org_id, org.system.user_id)));
+    entries.insert("identity".to_owned(), json!(format!("{}/id/{}/{}", org.url(), org.org_id, org.system().user_id)));
     Value::Object(entries)
 }

@@ -5,16 +5,20 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use super::{Answer, Call};
+use crate::caller::Caller;
 use crate::error::{Answered, ApiError};
 use crate::org::{Org, entries};
 use crate::schema::{Field, Object};
 
 impl Org {
     /// Answers with the bytes of a file.
-    pub(super) fn blob(&self, object: &Object, field: &Field, id: &str) -> Answered<Answer> {
+    pub(super) fn blob(&self, caller: &Caller, object: &Object, field: &Field, id: &str) -> Answered<Answer> {
         let found = self.read(|connection| {
             let alive = if object.setup { "" } else { " AND \"IsDeleted\"=0" };
-            let sql = format!("SELECT 1 FROM {} WHERE \"Id\"=?{alive}", crate::store::quoted(&object.name));
+            let sql = format!(
+                "SELECT 1 FROM {} WHERE \"Id\"=?{alive}",
+                crate::sharing::table(&caller.all, object, caller.bound().seeing)
+            );
             if !connection.prepare(&sql)?.exists([id])? {
                 return Err(ApiError::not_found());
             }
@@ -26,7 +30,7 @@ impl Org {
 }
 
 /// Reads a record whose file is a part of its own: the first part describes the record, the second is the file.
-pub(super) fn multipart(call: &Call) -> Answered<Map<String, Value>> {
+pub(crate) fn multipart(call: &Call) -> Answered<Map<String, Value>> {
     let wrong = |message: &str| ApiError::new(400, "INVALID_MULTIPART_REQUEST", message);
     let kind = call.header("content-type").unwrap_or_default();
     let boundary = kind.split(';').find_map(|part| part.trim().strip_prefix("boundary="));

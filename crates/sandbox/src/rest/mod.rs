@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 pub(crate) use self::about::versions;
-pub(crate) use self::blob::{disposition, parts};
+pub(crate) use self::blob::{disposition, multipart, parts};
 
 use crate::caller::Caller;
 use crate::error::{Answered, ApiError};
@@ -182,8 +182,18 @@ impl Org {
         };
         about::check_version(version)?;
         let method = call.method.as_str();
-        // The Tooling API has the same resources; its own objects are among the others.
-        let resource = if let ["tooling", rest @ ..] = resource { rest } else { resource };
+        // The Tooling API has the same resources and some objects more, which who administers the org may read.
+        let mut tooling;
+        let (call, resource) = match resource {
+            ["tooling", rest @ ..] if call.caller.admin => {
+                let all = self.setup().tooling.clone();
+                tooling = call.clone();
+                tooling.caller = Arc::new(Caller { schema: all.clone(), all, ..(*call.caller).clone() });
+                (&tooling, rest)
+            }
+            ["tooling", rest @ ..] => (call, rest),
+            _ => (call, resource),
+        };
         match (method, resource) {
             ("GET", []) => Ok(Answer::json(200, &about::resources(self, version))),
             ("GET", ["limits"]) => Ok(Answer::json(200, &self.limits())),
@@ -208,6 +218,7 @@ impl Org {
             (_, ["query" | "queryAll" | "limits" | "sobjects" | "search" | "recent"]) => {
                 Err(not_allowed(method, "GET,HEAD"))
             }
+            (_, ["metadata", rest @ ..]) => self.metadata_rest(call, method, rest),
             ("POST", ["process", "approvals"]) => self.approve(call),
             ("GET", ["executeAnonymous"]) => Ok(Answer::json(200, &outline::no_apex())),
             ("GET", rest) => self.outline(call, version, rest),

@@ -62,7 +62,7 @@ impl Org {
                 None if id::normal(key).is_some() => {
                     let id = existing_id(object, key)?;
                     match object.field(value).filter(|field| field.kind == Kind::Base64) {
-                        Some(field) if method == "GET" => self.blob(object, field, &id),
+                        Some(field) if method == "GET" => self.blob(&call.caller, object, field, &id),
                         _ => self.related(call, method, version, object, &id, value),
                     }
                 }

@@ -28,7 +28,7 @@ const SESSION_SECONDS: i64 = 7_200;
 /// Records that one call writes. Source: SOAP API guide.
 const MOST: usize = 200;
 /// The namespace of envelopes.
-const ENVELOPE: &str = "http://schemas.xmlsoap.org/soap/envelope/";
+pub(crate) const ENVELOPE: &str = "http://schemas.xmlsoap.org/soap/envelope/";
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,7 @@ fn fault(flavor: Flavor, error: &ApiError) -> Answer {
 }
 
 /// Writes the refusal of what is no call.
-fn client_fault(message: &str) -> Answer {
+pub(crate) fn client_fault(message: &str) -> Answer {
     let body = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><soapenv:Envelope xmlns:soapenv=\"{ENVELOPE}\"><soapenv:Body><soapenv:Fault>\
          <faultcode>soapenv:Client</faultcode><faultstring>{}</faultstring></soapenv:Fault></soapenv:Body></soapenv:Envelope>",
@@ -146,7 +146,7 @@ fn approval(node: &Node) -> Value {
 }
 
 /// Reads the envelope of a call, or returns why it is none.
-fn envelope(call: &Call) -> Result<Node, Answer> {
+pub(crate) fn envelope(call: &Call) -> Result<Node, Answer> {
     if call.method != "POST" {
         return Err(client_fault("a SOAP call is a POST"));
     }
@@ -158,7 +158,7 @@ fn envelope(call: &Call) -> Result<Node, Answer> {
 }
 
 /// Checks the session that a header names.
-fn sign_in(
+pub(crate) fn sign_in(
     org: &Org,
     call: &mut Call,
     header: Option<&Node>,
@@ -394,7 +394,7 @@ impl Org {
     }
 
     fn user_info(&self, caller: &crate::caller::Caller) -> Value {
-        let call = Call { caller: self.system.clone(), ..Call::default() };
+        let call = Call { caller: self.system(), ..Call::default() };
         let one = |soql: &str| {
             self.select(&call, "v66.0", soql, false).ok().and_then(|mut rows| rows.pop()).unwrap_or_default()
         };

@@ -175,12 +175,13 @@ impl Org {
              <element name=\"fieldsToNull\" type=\"xsd:string\" nillable=\"true\" minOccurs=\"0\" maxOccurs=\"unbounded\"/>\
              <element name=\"Id\" type=\"tns:ID\" nillable=\"true\" minOccurs=\"0\"/></sequence></complexType>",
         );
-        for object in self.schema.objects() {
+        let all = self.schema();
+        for object in all.objects() {
             out.push_str(&format!(
                 "<complexType name=\"{}\"><complexContent><extension base=\"ens:sObject\"><sequence>",
                 object.name
             ));
-            for (name, kind) in members(&self.schema, object) {
+            for (name, kind) in members(&all, object) {
                 out.push_str(&format!("<element name=\"{name}\" nillable=\"true\" minOccurs=\"0\" type=\"{kind}\"/>"));
             }
             out.push_str("</sequence></extension></complexContent></complexType>");

@@ -137,3 +137,12 @@ async fn salesforce_s_own_command_line_takes_the_sandbox_for_an_org() -> Result<
     let modules = setting("BRIDGEHEAD_TEST_NODE_MODULES")?;
     judged_by(Command::new("node"), "sf_client.mjs", &[&modules], 5).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn salesforce_s_own_command_line_deploys_to_the_sandbox_and_retrieves_from_it() -> Result<(), Failed> {
+    crate::provider();
+    let modules = setting("BRIDGEHEAD_TEST_NODE_MODULES")?;
+    let sandbox = Sandbox::start(Config::default()).await?;
+    let projects = here("../../../shared/data").display().to_string();
+    judged_at(&sandbox, Command::new("node"), "sf_deploy.mjs", &[&modules, &projects], 6).await
+}

@@ -7,10 +7,12 @@ mod clients;
 mod desk;
 mod events;
 mod formulas;
+mod metadata;
 mod oauth;
 mod probe;
 mod rest;
 mod rules;
+mod sharing;
 mod soql;
 
 use std::path::PathBuf;

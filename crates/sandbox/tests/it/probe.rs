@@ -166,6 +166,8 @@ fn nonsense_is_refused_or_answered() -> Result<(), Box<dyn std::error::Error>> {
         prop_assert!(org.soql(&soql) < 500, "{}", soql);
         prop_assert!(org.soql(&format!("SELECT {soql}")) < 500, "{}", soql);
         prop_assert!(org.soql(&format!("SELECT Id FROM Account WHERE {soql}")) < 500, "{}", soql);
+        org.zip(&bytes);
+        org.zip(soap.as_bytes());
         prop_assert!(org.sosl(&format!("FIND {{{sosl}")) < 500, "{}", sosl);
         prop_assert!(org.json(json.as_bytes()).iter().all(|status| *status < 500), "{}", json);
         prop_assert!(org.json(&bytes).iter().chain(&org.other(&bytes)).all(|status| *status < 500));

@@ -147,9 +147,7 @@ impl Client {
             let mut whole =
                 request.clone().header("authorization", format!("Bearer {}", session.token.expose_secret()));
             whole.url = format!("{}{}", session.instance_url, request.url);
-            self.calls.fetch_add(1, Ordering::Relaxed);
-            let response = self.http.send(&whole).await?;
-            self.note(&response);
+            let response = self.sent(&whole).await?;
             let status = response.status();
             if status < 300 || status == 304 {
                 return Ok(response);
@@ -162,6 +160,14 @@ impl Client {
             }
             return Err(Error::Refused { what: format!("{} {}", request.method, short(&request.url)), status, source });
         }
+    }
+
+    /// Sends a request as it is, counts it, and notes what the answer tells of the org.
+    pub(crate) async fn sent(&self, whole: &Request) -> Result<Response, Error> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let response = self.http.send(whole).await?;
+        self.note(&response);
+        Ok(response)
     }
 
     fn note(&self, response: &Response) {

@@ -109,6 +109,14 @@ pub enum Error {
         /// The reason.
         why: String,
     },
+    /// A call that a class does not have, or not like this.
+    #[error("{operation} can't be called: {why}")]
+    BadCall {
+        /// The operation.
+        operation: String,
+        /// The reason.
+        why: String,
+    },
     /// Data on our own disk can't be written or read.
     #[error("a spool file cannot be used")]
     Spool(#[source] std::io::Error),
@@ -125,7 +133,9 @@ impl Error {
             // Somebody in the org wanted it to stop.
             Self::JobFailed { state, .. } if state == "Aborted" => Class::Stopped,
             Self::JobFailed { message, .. } => class_of("", message, 400),
-            Self::BadValue { .. } | Self::BadAddress { .. } | Self::BadEvent { .. } => Class::Mapping,
+            Self::BadValue { .. } | Self::BadAddress { .. } | Self::BadEvent { .. } | Self::BadCall { .. } => {
+                Class::Mapping
+            }
             Self::TokenFile(_) | Self::Spool(_) => Class::Internal,
         }
     }

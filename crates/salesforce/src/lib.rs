@@ -1,4 +1,5 @@
-//! A client for the Salesforce APIs: sign-in, REST, collections, Bulk API 2.0, the Pub/Sub API and the Streaming API.
+//! A client for the Salesforce APIs: sign-in, REST, collections, Bulk API 2.0, SOAP, the Pub/Sub API and
+//! the Streaming API.
 //!
 //! Requests are values and answers are read by plain functions; one place sends, and it knows sessions,
 //! usage and errors. Rows travel between the wire and Arrow batches without a row object between.
@@ -30,6 +31,7 @@ mod error;
 mod json_table;
 pub mod pubsub;
 pub mod query;
+pub mod soap;
 pub mod streaming;
 
 pub use auth::{Credentials, Session, TokenFile};

@@ -1,6 +1,7 @@
 //! The client against the sandbox, which shares no code with it.
 
 mod pubsub;
+mod soap;
 mod streaming;
 
 use std::sync::Arc;

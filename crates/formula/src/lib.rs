@@ -2,6 +2,7 @@
 //!
 //! [`Formula::new`] reads a formula and checks it against the fields that there are; [`Formula::evaluate`] gives its value
 //! for the values of those fields. Nothing here reads a record: what a formula needs stands in [`Formula::references`].
+//! What SQL can say exactly, [`Formula::to_sql`] says in SQL.
 //!
 //! Blanks follow the platform: a text without a value is an empty one, a checkbox is false, and a comparison with any other
 //! blank is unknown, which counts as false. Numbers that are blank are zero where [`Blanks::Zero`] says so.
@@ -14,6 +15,7 @@ mod evaluate;
 mod functions;
 mod lex;
 mod parse;
+mod sql;
 mod value;
 
 use chrono::{DateTime, Utc};

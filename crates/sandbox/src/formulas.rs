@@ -1,7 +1,7 @@
 //! Formula fields: their formulas are read with the project, and evaluated inside queries.
 //!
-//! In SQL a formula is a call of `sf_formula`: its definition as JSON, then the values that it reads. What it reads may be hidden
-//! from the user who asks; a formula sees all of a record.
+//! In SQL a formula is plain SQL where that says exactly the same ([`plain_sql`]), else a call of `sf_formula`: its definition as
+//! JSON, then the values that it reads. What it reads may be hidden from the user who asks; a formula sees all of a record.
 
 use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat, Utc};
 use formula::{Blanks, Fields, Formula, Kind as Shape, Moment, Reference, Value};
@@ -175,6 +175,25 @@ pub(crate) fn definition(
     format!("'{}'", serde_json::to_string(&definition).unwrap_or_default().replace('\'', "''"))
 }
 
+/// Longest text that is put together in SQL: however many a formula joins, what comes of it is not too long.
+const SHORT: u32 = 255;
+
+/// Returns a formula field as SQL over SQL for each reference; `None` where it has to be evaluated.
+pub(crate) fn plain_sql(formula: &Formula, field: &Field, known: &Known<'_>, read: &[String]) -> Option<String> {
+    let exact = |reference: &Reference| match known.field(&reference.path)?.kind {
+        Kind::Percent => None,
+        kind if kind.textual() => {
+            Some(()).filter(|()| known.field(&reference.path).is_some_and(|field| field.length <= SHORT))
+        }
+        _ => Some(()),
+    };
+    let columns: Vec<Option<String>> =
+        formula.references().iter().zip(read).map(|(reference, sql)| exact(reference).map(|()| sql.clone())).collect();
+    let sql = formula.to_sql(&columns)?;
+    // A checkbox is never blank.
+    Some(if field.kind == Kind::Boolean { format!("coalesce({sql},0)") } else { sql })
+}
+
 /// A definition that was read: once for each statement.
 struct Ready {
     formula: Formula,
@@ -279,4 +298,126 @@ pub(crate) fn equip(connection: &Connection) -> rusqlite::Result<()> {
         let ready = call.get_or_create_aux(0, |raw| Ready::new(raw.as_str()?))?;
         Ok(ready.call(call))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::schema::new_object;
+
+    /// The fields of the object at hand: a name, and what it is.
+    const FIELDS: [(&str, Kind); 9] = [
+        ("T1__c", Kind::String),
+        ("T2__c", Kind::String),
+        ("P__c", Kind::Picklist),
+        ("B1__c", Kind::Boolean),
+        ("B2__c", Kind::Boolean),
+        ("N1__c", Kind::Double),
+        ("N2__c", Kind::Double),
+        ("D1__c", Kind::Date),
+        ("D2__c", Kind::Date),
+    ];
+
+    fn texts() -> impl Strategy<Value = String> {
+        let leaf = prop::sample::select(vec!["T1__c", "T2__c", "TEXT(P__c)", "\"a\"", "\"A\"", "\"\"", "\"it's\""])
+            .prop_map(str::to_owned);
+        leaf.prop_recursive(3, 12, 3, |inner| {
+            prop_oneof![
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} & {b})")),
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("BLANKVALUE({a}, {b})")),
+                (inner.clone(), inner.clone(), inner).prop_map(|(a, b, c)| format!("IF({a} = {b}, {b}, {c})")),
+            ]
+        })
+    }
+
+    fn truths() -> impl Strategy<Value = String> {
+        let sign = || prop::sample::select(vec!["=", "<>", "<", "<=", ">", ">="]);
+        let pick = |from: &'static [&'static str]| prop::sample::select(from.to_vec());
+        let numbers = &["N1__c", "N2__c", "0", "1.5", "-2", "0.1"];
+        let leaf = prop_oneof![
+            pick(&["B1__c", "B2__c", "true", "ISBLANK(N1__c)", "ISBLANK(D1__c)", "ISPICKVAL(P__c, \"a\")"])
+                .prop_map(str::to_owned),
+            (pick(numbers), sign(), pick(numbers)).prop_map(|(a, sign, b)| format!("({a} {sign} {b})")),
+            (sign(), any::<bool>()).prop_map(|(sign, turned)| if turned {
+                format!("(D2__c {sign} D1__c)")
+            } else {
+                format!("(D1__c {sign} D2__c)")
+            }),
+            (texts(), sign(), texts()).prop_map(|(a, sign, b)| format!("({a} {sign} {b})")),
+            texts().prop_map(|a| format!("ISBLANK({a})")),
+        ];
+        leaf.prop_recursive(3, 16, 3, |inner| {
+            prop_oneof![
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("AND({a}, {b})")),
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} || {b})")),
+                inner.clone().prop_map(|a| format!("NOT({a})")),
+                (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} = {b})")),
+                (inner.clone(), inner.clone(), inner).prop_map(|(a, b, c)| format!("IF({a}, {b}, {c})")),
+            ]
+        })
+    }
+
+    fn values() -> impl Strategy<Value = Vec<String>> {
+        let one = |kind: Kind| {
+            prop::sample::select(match kind {
+                Kind::Boolean => vec!["NULL", "0", "1"],
+                Kind::Double => vec!["NULL", "0.0", "1.5", "-2.0", "0.1", "0.30000000000000004"],
+                Kind::Date => vec!["NULL", "'2026-01-31'", "'2026-02-01'"],
+                _ => vec!["NULL", "''", "'a'", "'A'", "'it''s'", "'ä'"],
+            })
+        };
+        FIELDS.map(|(_, kind)| one(kind)).to_vec().prop_map(|values| values.into_iter().map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn sql_says_what_evaluating_says() -> Result<(), Box<dyn std::error::Error>> {
+        let connection = Connection::open_in_memory()?;
+        crate::sql::equip(&connection)?;
+        let mut schema = Schema::standard();
+        let mut object = new_object("T__c", "a00", "T", "Ts", false);
+        object.fields.extend(FIELDS.map(|(name, kind)| Field {
+            length: 80,
+            nillable: true,
+            ..Field::new(name, name, kind)
+        }));
+        schema.add(object);
+        let object = schema.object("T__c").ok_or("the object")?;
+        let known = Known { schema: &schema, object };
+        let written = std::cell::Cell::new(0);
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let each = (texts(), truths(), values(), any::<bool>());
+        runner.run(&each, |(text, truth, values, zero)| {
+            for (kind, formula) in [(Kind::String, &text), (Kind::Boolean, &truth)] {
+                let field = Field {
+                    formula: Some(formula.clone()),
+                    blanks_are_zero: zero,
+                    length: 1300,
+                    ..Field::new("F__c", "F", kind)
+                };
+                let read = read(&schema, object, &field)
+                    .map_err(|error| TestCaseError::fail(format!("{formula}: {error}")))?;
+                let columns: Vec<String> = read
+                    .references()
+                    .iter()
+                    .map(|reference| {
+                        let at = FIELDS.iter().position(|(name, _)| *name == reference.path).unwrap_or_default();
+                        values[at].clone()
+                    })
+                    .collect();
+                let Some(sql) = plain_sql(&read, &field, &known, &columns) else { continue };
+                written.set(written.get() + 1);
+                let mut arguments = vec![definition(&read, &field, &known, Utc::now(), "UTC")];
+                arguments.extend(columns);
+                let both = format!("SELECT {sql}, sf_formula({})", arguments.join(","));
+                let pair = connection.query_row(&both, [], |row| Ok((row.get::<_, Sql>(0)?, row.get::<_, Sql>(1)?)));
+                let (plain, evaluated) = pair.map_err(|error| TestCaseError::fail(format!("{both}: {error}")))?;
+                prop_assert_eq!(plain, evaluated, "{} with {:?}: {}", formula, values, sql);
+            }
+            Ok(())
+        })?;
+        assert!(written.get() > 200, "most of them are written in SQL, and not {}", written.get());
+        Ok(())
+    }
 }

@@ -204,13 +204,17 @@ impl<'o> Compiler<'o> {
         let formula = formulas::read(all, object, field).map_err(|error| refused(error.message))?;
         let known = formulas::Known { schema: all, object };
         let zone = self.context.zone.name();
-        let mut arguments = vec![formulas::definition(&formula, field, &known, self.context.now, zone)];
         self.formulas += 1;
         let read = formula.references().iter().map(|reference| self.read(&reference.path, &known, stem, offset));
         let read: Compiled<Vec<String>> = read.collect();
         self.formulas -= 1;
-        arguments.extend(read?);
+        let read = read?;
         let collation = if field.kind.textual() { " COLLATE SFDC" } else { "" };
+        if let Some(sql) = formulas::plain_sql(&formula, field, &known, &read) {
+            return Ok(format!("({sql}{collation})"));
+        }
+        let mut arguments = vec![formulas::definition(&formula, field, &known, self.context.now, zone)];
+        arguments.extend(read);
         Ok(format!("(sf_formula({}){collation})", arguments.join(",")))
     }
 

@@ -48,7 +48,7 @@ async fn main() -> Result<(), Failed> {
         return links::run(usize::try_from(number(1, 10_000_000))?);
     }
     if arguments.first().is_some_and(|what| what == "events") {
-        return events::run(number(1, 600), number(2, 500)).await;
+        return Box::pin(events::run(number(1, 600), number(2, 500))).await;
     }
     if arguments.first().is_some_and(|what| what == "rest") {
         return events::rest(number(1, 100), number(2, 30)).await;

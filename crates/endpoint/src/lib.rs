@@ -9,6 +9,8 @@ mod kind;
 
 pub use kind::{Kind, References, Setup, configuration};
 
+use std::collections::BTreeMap;
+
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::StreamExt as _;
@@ -232,6 +234,12 @@ pub trait Catalog: Send + Sync {
     ///
     /// Class `Mapping`, naming the entity, when there is none of this name.
     async fn describe(&self, entity: &str) -> Result<Entity>;
+
+    /// Returns what an entity refuses records for besides what its fields say, by name, in the system's words; `None` where the
+    /// system has no such rules, or this login may not see them.
+    async fn rules(&self, _entity: &Entity) -> Result<Option<BTreeMap<String, String>>> {
+        Ok(None)
+    }
 
     /// Returns the number of calls that count against the other side's allowance, so far.
     fn calls(&self) -> u64 {

@@ -140,6 +140,11 @@ pub(crate) fn why_full(checkpoint: &Checkpoint, mapping: u64, until: Option<&Str
     }
 }
 
+/// True when a mapping has not been run before: then its run notes what the other side's rules are.
+pub(crate) fn is_new(checkpoint: &Checkpoint, mapping: u64) -> bool {
+    checkpoint.since.is_none() || checkpoint.mapping != mapping
+}
+
 /// Returns what a run would do; writes nothing.
 ///
 /// # Errors
@@ -152,7 +157,7 @@ pub async fn forecast(
     store: &Store,
     parents: Parents<'_>,
 ) -> Result<Forecast, Error> {
-    let prepared = prepare(sync, source, target, store, parents).await?;
+    let mut prepared = prepare(sync, source, target, store, parents).await?;
     let checkpoint = store.checkpoint(&sync.name)?;
     // Before the first run nothing captures yet.
     let fresh = checkpoint.since.is_none() && is_captured(&prepared.source);
@@ -178,6 +183,9 @@ pub async fn forecast(
     }
     let rows = source.count(&read(&prepared, sync, window)).await?;
     let (from, to) = (sync.direction.source(), sync.direction.target());
+    let spent = target.calls();
+    prepared.target.entity.rules = target.rules(&prepared.target.entity).await?;
+    let again = if is_new(&checkpoint, sync.definition.digest) { target.calls() - spent } else { 0 };
     let mut drift = Vec::new();
     for (side, now) in [(from, &prepared.source), (to, &prepared.target.entity)] {
         drift.extend(store.catalog(&sync.name, side)?.map(|before| before.drift(now)).unwrap_or_default());
@@ -185,7 +193,7 @@ pub async fn forecast(
     Ok(Forecast {
         full,
         rows,
-        calls: source.forecast_read_calls(rows) + target.forecast_calls(rows),
+        calls: source.forecast_read_calls(rows) + target.forecast_calls(rows) + again,
         calls_left: source.allowance().or(target.allowance()),
         parked: store.count_dead_letters(Some(&sync.name))?.1,
         conversions: prepared.plan.conversions,

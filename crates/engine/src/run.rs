@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chunk::{Chunk, source_key};
 use crate::follow::listen;
-use crate::prepare::{Prepared, is_outdated, prepare, read, why_full};
+use crate::prepare::{Prepared, is_new, is_outdated, prepare, read, why_full};
 use crate::report::{Error, Progress, Receipt, Report};
 use crate::stream::Following;
 use crate::sync::{Deletes, Sync};
@@ -78,7 +78,13 @@ pub(crate) async fn running<'r>(
     options: &'r Options,
     progress: &'r (dyn Fn(Progress) + Send + std::marker::Sync),
 ) -> Result<Running<'r>, Error> {
-    let prepared = prepare(sync, source, target, store, parents).await?;
+    let mut prepared = prepare(sync, source, target, store, parents).await?;
+    let checkpoint = store.checkpoint(&sync.name)?;
+    prepared.target.entity.rules = if is_new(&checkpoint, sync.definition.digest) {
+        target.rules(&prepared.target.entity).await?
+    } else {
+        store.catalog(&sync.name, sync.direction.target())?.and_then(|known| known.rules)
+    };
     if is_captured(&prepared.source) {
         capture::begin(sync, source, &prepared.source, &prepared.plan.source_fields[0]).await?;
     }
@@ -95,7 +101,7 @@ pub(crate) async fn running<'r>(
         options,
         progress,
         prepared,
-        checkpoint: store.checkpoint(&sync.name)?,
+        checkpoint,
         letters: dead + parked > 0,
         report: Report { run, sync: sync.name.clone(), ..Report::default() },
     })

@@ -1,5 +1,6 @@
 //! What a connection holds many records of, and what is known of each field.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -43,6 +44,9 @@ pub struct Field {
     pub defaulted: bool,
     /// True when the system computes the field (formula, roll-up, generated column).
     pub calculated: bool,
+    /// How it computes it, in its own words, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub formula: Option<String>,
     /// True when a record can be addressed by this field (external id).
     pub external_id: bool,
     /// True when the system lets a query filter by it.
@@ -71,6 +75,7 @@ impl Field {
             updateable: true,
             defaulted: false,
             calculated: false,
+            formula: None,
             external_id: false,
             filterable: true,
             picklist: None,
@@ -110,6 +115,11 @@ impl Field {
             let gone = before.values.iter().filter(|value| !after.values.contains(value));
             found.extend(gone.map(|value| format!("{value:?} is no longer in the picklist")));
         }
+        if let (Some(before), Some(after)) = (&self.formula, &now.formula)
+            && before != after
+        {
+            found.push(format!("its formula was: {before}, now: {after}"));
+        }
         found
     }
 
@@ -134,13 +144,24 @@ pub struct Entity {
     pub cursor: Option<String>,
     /// True when records can be written.
     pub writable: bool,
+    /// What the system refuses records for besides what its fields say, by name; `None` where that was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<BTreeMap<String, String>>,
 }
 
 impl Entity {
     /// Returns a writable entity without fields.
     pub fn new(name: impl Into<String>) -> Self {
         let name = name.into();
-        Self { label: name.clone(), name, key: Vec::new(), fields: Vec::new(), cursor: None, writable: true }
+        Self {
+            label: name.clone(),
+            name,
+            key: Vec::new(),
+            fields: Vec::new(),
+            cursor: None,
+            writable: true,
+            rules: None,
+        }
     }
 
     /// The same entity with this key.
@@ -196,6 +217,17 @@ impl Entity {
         let known = |field: &&Field| self.fields.iter().any(|before| before.name == field.name);
         let new = now.fields.iter().filter(|field| !known(field));
         found.extend(new.map(|field| format!("{}.{} is new ({})", self.name, field.name, field.kind)));
+        if let (Some(before), Some(after)) = (&self.rules, &now.rules) {
+            let place = |name: &str| format!("{}: the rule {name}", self.name);
+            found.extend(before.keys().filter(|name| !after.contains_key(*name)).map(|name| place(name) + " is gone"));
+            for (name, text) in after {
+                match before.get(name) {
+                    None => found.push(format!("{} is new: {text}", place(name))),
+                    Some(known) if known != text => found.push(format!("{} was: {known}, now: {text}", place(name))),
+                    Some(_) => {}
+                }
+            }
+        }
         found
     }
 
@@ -255,14 +287,24 @@ mod tests {
             Field { picklist: picklist(&["Hot"]), ..Field::new("Rating", Type::Text) },
             Field::new("Tier__c", Type::Integer),
         ]);
+        let rules = |rules: &[(&str, &str)]| {
+            Some(rules.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect())
+        };
+        let before = Entity { rules: rules(&[("Gone", "a"), ("Kept", "b"), ("Moved", "c")]), ..before };
+        let unasked = before.drift(&after);
+        let after = Entity { rules: rules(&[("Kept", "b"), ("Moved", "d"), ("New", "e")]), ..after };
         let expected = [
             "Account.Name: was: 80 characters, now: 40 characters",
             "Account.Name: was: may be empty, now: is required",
             "Account.Fax is gone, or hidden from this login",
             "Account.Rating: \"Cold\" is no longer in the picklist",
             "Account.Tier__c is new (integer)",
+            "Account: the rule Gone is gone",
+            "Account: the rule Moved was: c, now: d",
+            "Account: the rule New is new: e",
         ];
         assert_eq!(before.drift(&after), expected);
+        assert_eq!(unasked, expected[..5], "what was not asked tells nothing");
         assert!(before.drift(&before).is_empty());
     }
 

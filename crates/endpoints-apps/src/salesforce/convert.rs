@@ -38,6 +38,7 @@ pub(crate) fn entity(object: &Object) -> Entity {
             updateable: field.updateable,
             defaulted: field.defaulted_on_create || field.kind == "boolean",
             calculated: field.calculated || field.auto_number,
+            formula: field.calculated_formula.clone(),
             external_id: field.external_id,
             filterable: field.filterable,
             picklist: (!field.picklist_values.is_empty())

@@ -8,6 +8,7 @@ mod pairs;
 mod sink;
 mod source;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ::salesforce::{Client, Error as OrgError, Object};
@@ -93,6 +94,32 @@ impl Catalog for Org {
 
     async fn describe(&self, entity: &str) -> Result<Entity> {
         Ok(convert::entity(self.object(entity).await?.as_ref()))
+    }
+
+    /// Returns the validation rules that are active.
+    async fn rules(&self, entity: &Entity) -> Result<Option<BTreeMap<String, String>>> {
+        let what = || format!("cannot read the validation rules of {}", entity.name);
+        let listed = match self.client.list_metadata("ValidationRule").await {
+            Ok(listed) => listed,
+            // A login of few rights sees records, and not what the org is made of.
+            Err(error)
+                if matches!(error.code(), Some("INSUFFICIENT_ACCESS" | "API_DISABLED_FOR_ORG" | "INVALID_TYPE")) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(failed(what())(error)),
+        };
+        let of_entity =
+            |name: &&str| name.split_once('.').is_some_and(|(object, _)| object.eq_ignore_ascii_case(&entity.name));
+        let names: Vec<&str> = listed.iter().map(|rule| rule.name.as_str()).filter(of_entity).collect();
+        let read = self.client.read_metadata("ValidationRule", &names).await.map_err(failed(what()))?;
+        let active = read.iter().filter(|rule| rule.value("active") == Some("true"));
+        let told = active.map(|rule| {
+            let text = |name: &str| rule.value(name).unwrap_or_default().trim();
+            let name = text("fullName").rsplit('.').next().unwrap_or_default().to_owned();
+            (name, format!("{} ({})", text("errorConditionFormula"), text("errorMessage")))
+        });
+        Ok(Some(told.collect()))
     }
 
     fn calls(&self) -> u64 {

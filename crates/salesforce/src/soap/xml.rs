@@ -34,6 +34,13 @@ impl Element {
         Self { name: name.into(), content: content.into(), ..Self::default() }
     }
 
+    /// Says of which type the element is.
+    #[must_use]
+    pub fn of_type(mut self, kind: impl Into<String>) -> Self {
+        self.kind = Some(kind.into());
+        self
+    }
+
     /// Adds a child.
     #[must_use]
     pub fn with(mut self, child: Self) -> Self {
@@ -171,7 +178,7 @@ mod tests {
         let whole = Element::new("a")
             .with(Element::text("b", "1 < 2 & \"3\"\r\n"))
             .with(Element { nil: true, ..Element::new("c") })
-            .with(Element { kind: Some("d".to_owned()), ..Element::text("e", "ü") });
+            .with(Element::text("e", "ü").of_type("d"));
         let mut text = String::new();
         whole.write(&mut text);
         assert_eq!(Element::parse(&text), Ok(whole));

@@ -64,6 +64,8 @@ pub struct Organization {
     pub admin_password: String,
     /// Whether the username-password flow is on; in orgs made since Summer '23 it is off.
     pub password_flow: bool,
+    /// Whether accounts may be persons.
+    pub person_accounts: bool,
     /// Whether SOAP `login()` is on; orgs switch it off by the summer of 2027 at the latest.
     pub soap_login: bool,
 }
@@ -76,6 +78,7 @@ impl Default for Organization {
             time_zone: "UTC".to_owned(),
             admin_password: "sandbox-password".to_owned(),
             password_flow: false,
+            person_accounts: false,
             soap_login: true,
         }
     }

@@ -46,6 +46,7 @@ mod messages;
 mod metadata;
 mod oauth;
 mod org;
+mod people;
 #[doc(hidden)]
 pub mod probe;
 mod project;

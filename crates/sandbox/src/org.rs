@@ -556,6 +556,7 @@ impl Org {
                 serials,
                 user: &caller.user_id,
                 bound: caller.bound(),
+                mirroring: false,
                 now: stamp(now),
                 chaos: &self.chaos,
                 username: &caller.username,

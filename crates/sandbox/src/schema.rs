@@ -294,6 +294,19 @@ impl Object {
             .find(|field| field.relationship.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(relationship)))
     }
 
+    /// Gives the object the field that says of which record type a record is, unless it has it.
+    pub(crate) fn need_record_type_field(&mut self) {
+        if self.field("RecordTypeId").is_some() {
+            return;
+        }
+        let mut field = Field::new("RecordTypeId", "Record Type ID", Kind::Reference);
+        (field.createable, field.updateable, field.nillable, field.defaulted) = (true, true, true, true);
+        field.length = 18;
+        field.targets = vec!["RecordType".to_owned()];
+        field.relationship = Some("RecordType".to_owned());
+        self.fields.push(field);
+    }
+
     /// Returns fields that stand in the table: all but compound ones, formulas and roll-ups.
     pub(crate) fn stored(&self) -> impl Iterator<Item = &Field> {
         self.fields.iter().filter(|field| !field.kind.compound() && field.formula.is_none() && field.summary.is_none())

@@ -99,7 +99,7 @@ pub(crate) fn load(connection: &Connection, config: &Config) -> Result<(Built, V
     metadata::migrate(connection)?;
     metadata::keep_projects(connection, &components, &stamp(Utc::now()))?;
     let held = metadata::held(connection)?;
-    let built = metadata::build(&held);
+    let built = metadata::build(&held, config.definition.organization.person_accounts);
     let file = |of: &str, name: &str| {
         let known = components.iter().find(|known| known.is(of, name));
         known.map_or_else(|| Path::new(name).to_owned(), |known| known.from.clone())

@@ -14,6 +14,7 @@ use crate::error::{Answered, ApiError};
 use crate::events::{ChangeKind, Changed, Channel, PUSH_TOPIC, Pending, Schemas, with_defaults};
 use crate::id;
 use crate::locks::{Locks, contended};
+use crate::people;
 use crate::schema::{Field, Kind, Object, Schema};
 use crate::sharing::{self, Bound, Wish};
 use crate::value::coerce;
@@ -110,6 +111,8 @@ pub(crate) struct Store<'o> {
     pub(crate) serials: &'o mut Serials,
     pub(crate) user: &'o str,
     pub(crate) bound: Bound<'o>,
+    /// True while one half of a person follows the other.
+    pub(crate) mirroring: bool,
     pub(crate) now: String,
     pub(crate) chaos: &'o Chaos,
     pub(crate) username: &'o str,
@@ -187,16 +190,25 @@ impl Store<'_> {
 
     /// Creates a record that the org makes by itself, whatever the caller may do.
     pub(crate) fn insert_as_org(&mut self, object: &Object, values: &Map<String, Value>) -> Answered<String> {
-        let open: Object = Object {
-            fields: object.fields.iter().map(|field| Field { createable: true, ..field.clone() }).collect(),
-            createable: true,
-            ..object.clone()
-        };
+        // What nobody else may give need not be given.
+        let opened =
+            |field: &Field| Field { createable: true, nillable: field.nillable || !field.createable, ..field.clone() };
+        let open: Object =
+            Object { fields: object.fields.iter().map(opened).collect(), createable: true, ..object.clone() };
         let seen = std::mem::replace(&mut self.schema, self.all);
         let bound = std::mem::take(&mut self.bound);
         let made = self.insert(&open, values);
         (self.schema, self.bound) = (seen, bound);
         made
+    }
+
+    /// Changes a record as the org does by itself, whatever the caller may do.
+    pub(crate) fn update_as_org(&mut self, object: &Object, id: &str, values: &Map<String, Value>) -> Answered<()> {
+        let seen = std::mem::replace(&mut self.schema, self.all);
+        let bound = std::mem::take(&mut self.bound);
+        let done = self.update(object, id, values);
+        (self.schema, self.bound) = (seen, bound);
+        done
     }
 
     /// Creates a record and returns its id.
@@ -210,10 +222,13 @@ impl Store<'_> {
             self.check_topic(written)?;
         }
         let mut row = self.checked(object, written, true)?;
+        let person = people::is_person(object, written, None)?;
         let missing: Vec<&str> = object
             .stored()
             .filter(|field| {
-                field.required() && !row.iter().any(|(known, value)| known.name == field.name && *value != Sql::Null)
+                field.required()
+                    && !(person && field.name == "Name")
+                    && !row.iter().any(|(known, value)| known.name == field.name && *value != Sql::Null)
             })
             .map(|field| field.name.as_str())
             .collect();
@@ -271,6 +286,9 @@ impl Store<'_> {
             let bytes = files.first().map_or(&[][..], |(_, bytes)| bytes.as_slice());
             self.complete_content(&id, written, bytes)?;
         }
+        if person {
+            self.make_person(&id)?;
+        }
         self.before_save(object, &id, &rules, true)?;
         self.check_rules(object, &id, &checks)?;
         self.note(object, &id, ChangeKind::Create, &[])?;
@@ -289,6 +307,7 @@ impl Store<'_> {
             self.check_topic(values)?;
         }
         let mut row = self.checked(object, values, false)?;
+        people::is_person(object, values, self.was_person(object, &id)?.or(Some(false)))?;
         if object.name == "Lead" && self.is_converted(&id)? {
             return Err(ApiError::new(400, "CANNOT_UPDATE_CONVERTED_LEAD", "cannot reference converted lead"));
         }
@@ -328,8 +347,10 @@ impl Store<'_> {
         let changed = self.differing(object, &id, &row)?;
         let checks = self.begin_checks(object, Some(&id))?;
         let rules = self.automations(object, Save::Update, Some(&id))?;
+        let written: Vec<String> = row.iter().map(|(field, _)| field.name.clone()).collect();
         let values = row.into_iter().map(|(_, value)| value).chain(std::iter::once(Sql::Text(id.clone())));
         self.connection.prepare_cached(&sql)?.execute(params_from_iter(values))?;
+        self.mirror_person(object, &id, &written)?;
         let mut changed = changed;
         changed.extend(self.before_save(object, &id, &rules, false)?.into_iter().map(Changed::whole));
         self.check_rules(object, &id, &checks)?;
@@ -392,6 +413,9 @@ impl Store<'_> {
             return Err(forbidden());
         }
         self.require_mine(object, &id)?;
+        if object.name == "Contact" && self.is_half_of_person(&id)? {
+            return Err(forbidden());
+        }
         self.lock(object, Some(&id), &[])?;
         let rules = self.automations(object, Save::Delete, Some(&id))?;
         self.before_save(object, &id, &rules, false)?;
@@ -733,7 +757,9 @@ impl Store<'_> {
 
 /// Sets the read-only name of a person from its parts; parts that the row lacks come from `before`.
 fn full_name<'s>(object: &'s Object, row: &mut Vec<(&'s Field, Sql)>, before: &[(String, String)]) {
-    let Some(name) = object.field("Name").filter(|_| object.field("LastName").is_some()) else {
+    let last = row.iter().find(|(field, _)| field.name == "LastName").is_some_and(|(_, value)| *value != Sql::Null);
+    let has_last = object.field("LastName").is_some() && (last || !before.is_empty() || !object.may_be_person());
+    let Some(name) = object.field("Name").filter(|_| has_last) else {
         return;
     };
     let part = |wanted: &str| {

@@ -315,7 +315,7 @@ impl Org {
         let mut outcomes = Vec::new();
         loop {
             let after = changed(&before, &changes);
-            let built = build(&after);
+            let built = build(&after, self.config.definition.organization.person_accounts);
             let told = told(&changes, &before, &after, &built, self);
             let (bad, good): (Vec<_>, Vec<_>) =
                 changes.into_iter().zip(told).partition(|(_, (problem, _))| problem.is_some());
@@ -487,7 +487,11 @@ fn told(
     built: &Built,
     org: &Org,
 ) -> Vec<(Option<String>, Option<String>)> {
-    let known: Vec<String> = build(before).notes.into_iter().map(|note| note.text).collect();
+    let known: Vec<String> = build(before, org.config.definition.organization.person_accounts)
+        .notes
+        .into_iter()
+        .map(|note| note.text)
+        .collect();
     let mut loose: Vec<String> = Vec::new();
     let named = |of: &str, name: &str| changes.iter().any(|change| !change.removed && change.component.is(of, name));
     for note in built.notes.iter().filter(|note| note.refused && !known.contains(&note.text)) {

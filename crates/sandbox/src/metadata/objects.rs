@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Component, Held, Problem};
 use crate::events::{Filter, Member};
 use crate::formulas;
+use crate::people;
 use crate::schema::{Field, Kind, LookupFilter, Object, PicklistValue, RecordType, Schema, Summary, new_object};
 use crate::sharing::Model;
 use crate::validation::ValidationRule;
@@ -30,8 +31,8 @@ pub(crate) struct Note {
     pub(crate) text: String,
 }
 
-/// Builds the schema of all there is.
-pub(crate) fn build(held: &[Held]) -> Built {
+/// Builds the schema of all there is; `people` where accounts may be persons.
+pub(crate) fn build(held: &[Held], people: bool) -> Built {
     let mut built = Built { schema: Schema::standard(), prefixes: Vec::new(), wrong: Vec::new(), notes: Vec::new() };
     for held in held.iter().filter(|held| held.component.of.name == "CustomObject") {
         built.object(held, held.prefix.as_deref());
@@ -40,6 +41,9 @@ pub(crate) fn build(held: &[Held]) -> Built {
         if let Err(message) = built.part(&held.component) {
             built.wrong.push(held.component.problem(message));
         }
+    }
+    if people {
+        people::extend(&mut built.schema);
     }
     size_summaries(&mut built.schema);
     built.formulas();
@@ -524,15 +528,7 @@ fn add_record_type(object: &mut Object, name: &str, xml: &Node) {
         active: xml.text("active") != Some("false"),
         developer_name: name.to_owned(),
     });
-    if object.field("RecordTypeId").is_some() {
-        return;
-    }
-    let mut field = Field::new("RecordTypeId", "Record Type ID", Kind::Reference);
-    (field.createable, field.updateable, field.nillable, field.defaulted) = (true, true, true, true);
-    field.length = 18;
-    field.targets = vec!["RecordType".to_owned()];
-    field.relationship = Some("RecordType".to_owned());
-    object.fields.push(field);
+    object.need_record_type_field();
 }
 
 #[cfg(test)]

@@ -336,6 +336,25 @@ impl Org {
                 .into_iter()
                 .map(|node| self.soap_describe(asked, node.content.trim()))
                 .collect(),
+            "describeLayout" => {
+                let object = asked.text("sObjectType")?;
+                let mut told = asked.inner(self, "GET", &["sobjects", object, "describe", "layouts"], &[], None)?;
+                // An object without record types is told as its one layout.
+                if told["layouts"].is_null() {
+                    told = json!({"layouts": [told], "recordTypeMappings": []});
+                }
+                told["recordTypeSelectorRequired"] = json!(false);
+                for section in ["detailLayoutSections", "editLayoutSections"] {
+                    for section in told["layouts"][0][section].as_array_mut().into_iter().flatten() {
+                        section["collapsed"] = json!(false);
+                    }
+                }
+                Ok(told)
+            }
+            "describeTabs" => {
+                let tabs = asked.inner(self, "GET", &["tabs"], &[], None)?;
+                Ok(json!([{"label": "Sandbox", "selected": true, "tabSetId": "all", "tabs": tabs}]))
+            }
             "getUserInfo" => Ok(self.user_info(caller)),
             "getServerTimestamp" => Ok(json!({"timestamp": crate::value::json_time(self.now())})),
             "setPassword" => {
@@ -405,7 +424,7 @@ impl Org {
         let organization = one("SELECT Name FROM Organization");
         json!({"accessibilityMode": false, "chatterExternal": false, "currencySymbol": "$", "orgAttachmentFileSizeLimit": 5_242_880,
                "orgDefaultCurrencyIsoCode": "USD", "orgDefaultCurrencyLocale": "en_US", "orgDisallowHtmlAttachments": false,
-               "orgHasPersonAccounts": false, "organizationId": self.org_id, "organizationMultiCurrency": false,
+               "orgHasPersonAccounts": self.config.definition.organization.person_accounts, "organizationId": self.org_id, "organizationMultiCurrency": false,
                "organizationName": organization["Name"], "profileId": user["ProfileId"], "roleId": null,
                "sessionSecondsValid": SESSION_SECONDS, "userDefaultCurrencyIsoCode": null, "userEmail": user["Email"],
                "userFullName": user["Name"], "userId": caller.user_id, "userLanguage": user["LanguageLocaleKey"],

@@ -163,6 +163,11 @@ def partner():
     assert names["Name"].type == "string" and names["OwnerId"].referenceTo == ["User"], names["OwnerId"]
     assert [one.name for one in org.call("describeSObjects", ["Account", "Contact"])] == ["Account", "Contact"]
     assert "Account" in [one.name for one in org.call("describeGlobal").sobjects]
+    layout = org.call("describeLayout", "Account").layouts[0]
+    items = [item for row in layout.detailLayoutSections[0].layoutRows for item in row.layoutItems]
+    assert "Name" in [item.layoutComponents[0].value for item in items if item.required], items[:3]
+    tabs = org.call("describeTabs")[0].tabs
+    assert "Account" in [tab.sobjectName for tab in tabs], tabs[:2]
     assert org.call("getUserInfo").userId == org.user
     assert abs((org.call("getServerTimestamp").timestamp - now).total_seconds()) < 60
     fault = refused("MALFORMED_QUERY", org.call, "query", "SELECT FROM Account")

@@ -9,6 +9,7 @@ mod events;
 mod formulas;
 mod metadata;
 mod oauth;
+mod people;
 mod probe;
 mod rest;
 mod rules;

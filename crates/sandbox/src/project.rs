@@ -87,7 +87,7 @@ fn described(path: &Path) -> Result<Option<Component>, ProjectError> {
     let malformed = |reason| ProjectError::Malformed { path: path.to_owned(), reason };
     let text = read(path)?;
     let whole = match of.sort {
-        Sort::Bundle | Sort::Content => return Ok(None),
+        Sort::Bundle | Sort::Content | Sort::Within => return Ok(None),
         Sort::Plain => None,
         // `objects/Order__c/fields/Status__c.field-meta.xml`
         Sort::Part => path.parent().and_then(Path::parent).map(name),

@@ -97,6 +97,8 @@ pub(crate) struct Options {
     pub(crate) duplicate_details: bool,
     /// Let assignment rules name the owner.
     pub(crate) assign: bool,
+    /// Cut what is too long for its field, instead of refusing it.
+    pub(crate) truncate: bool,
 }
 
 /// A hand on the org's records, inside one transaction.
@@ -635,7 +637,10 @@ impl Store<'_> {
                 );
                 return Err(ApiError::on(&field.name, "INVALID_FIELD_FOR_INSERT_UPDATE", message));
             }
-            let value = coerce(self.all, field, value)?;
+            let plain = field.kind.textual() && field.length > 0 && field.targets.is_empty() && field.values.is_empty();
+            let cut = value.as_str().filter(|_| self.options.truncate && plain && field.kind != Kind::Id);
+            let cut = cut.map(|text| Value::from(text.chars().take(field.length as usize).collect::<String>()));
+            let value = coerce(self.all, field, cut.as_ref().unwrap_or(value))?;
             self.check_reference(object, field, &value)?;
             // A checkbox and a field with a default take their default for an explicit null on insert.
             if value == Sql::Null && field.kind == Kind::Boolean {

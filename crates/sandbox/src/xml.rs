@@ -75,13 +75,21 @@ fn opened(start: &BytesStart<'_>) -> Node {
     node
 }
 
+/// Says where a byte stands.
+fn place(text: &str, byte: u64) -> String {
+    let before = text.as_bytes().get(..usize::try_from(byte).unwrap_or(usize::MAX)).unwrap_or(text.as_bytes());
+    let line = before.split(|byte| *byte == b'\n').count();
+    let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
+    format!("line {line}, column {column}")
+}
+
 /// Reads a document. Entities and document types are refused.
 pub(crate) fn tree(text: &str) -> Result<Node, String> {
     let mut reader = Reader::from_str(text);
     let mut open = vec![Node::default()];
     loop {
         let at = reader.buffer_position();
-        match reader.read_event().map_err(|error| format!("byte {at}: {error}"))? {
+        match reader.read_event().map_err(|error| format!("{}: {error}", place(text, at)))? {
             Event::Start(start) => {
                 if open.len() > MAX_DEPTH {
                     return Err("elements are nested too deeply".to_owned());

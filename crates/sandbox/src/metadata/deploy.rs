@@ -18,6 +18,8 @@ use crate::xml::Node;
 
 /// Deployments that are remembered.
 const REMEMBERED: usize = 100;
+/// Packages of them that are kept, since they were checked and may be deployed.
+const CHECKED: usize = 5;
 
 /// How a package is deployed.
 #[derive(Debug, Clone, Default)]
@@ -237,6 +239,9 @@ impl Org {
         if done.len() == REMEMBERED {
             done.pop_front();
         }
+        for old in done.iter_mut().rev().filter(|known| known.checked.is_some()).skip(CHECKED - 1) {
+            old.checked = None;
+        }
         done.push_back(Deployed { id: id.clone(), status, details, checked });
         id
     }
@@ -277,7 +282,7 @@ impl Org {
                 }) || outcomes.iter().any(|outcome| outcome.change.component.is(of, member));
                 let problem = match &known {
                     Err(message) => message.clone(),
-                    Ok(_) if there || options.allow_missing => continue,
+                    Ok(known) if there || options.allow_missing || known.sort == Sort::Within => continue,
                     Ok(_) => format!(
                         "An object '{member}' of type {of} was named in package.xml, but was not found in zipped directory"
                     ),
@@ -429,11 +434,11 @@ fn saved(name: &str, wrong: Option<(&str, String)>, created: Option<bool>) -> Va
     saved
 }
 
-/// Returns the line and column that a message names by its byte.
+/// Returns the line and column that a message names.
 fn place(message: &str) -> Option<(usize, usize)> {
-    let rest = message.split_once("line ")?.1;
-    let line = rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
-    Some((line, 1))
+    let (line, rest) = message.split_once("line ")?.1.split_once(", column ")?;
+    let column = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    Some((line.parse().ok()?, column.parse().ok()?))
 }
 
 /// True where removing `whole` removes this component.

@@ -50,6 +50,8 @@ pub(crate) enum Sort {
     Bundle,
     /// An element of another component's file; `folder` is its name there.
     Part,
+    /// An element that is kept with its whole.
+    Within,
 }
 
 /// All types, parts behind what they are parts of.
@@ -65,6 +67,9 @@ static TYPES: LazyLock<Vec<Type>> = LazyLock::new(|| {
                 let suffix = suffix.or_else(|| element.strip_suffix('s')).unwrap_or(element);
                 let whole = Some(whole);
                 types.push(Type { name, folder: element, suffix, prefix, sort: Sort::Part, whole });
+            }
+            ["+", name] => {
+                types.push(Type { name, folder: "", suffix: "", prefix: "", sort: Sort::Within, whole: Some(whole) });
             }
             [name, folder, suffix, prefix, rest @ ..] => {
                 whole = name;
@@ -124,8 +129,9 @@ impl Component {
     ///
     /// Why it is none, in words.
     pub(crate) fn xml(&self) -> Result<Node, String> {
-        let described =
-            self.files.iter().find(|(path, _)| self.of.sort != Sort::Content || path.ends_with("-meta.xml"));
+        // Beside any other content stands what describes it.
+        let alone = matches!(self.of.sort, Sort::Plain | Sort::Part);
+        let described = self.files.iter().find(|(path, _)| alone || path.ends_with("-meta.xml"));
         let (_, body) = described.ok_or("it has no description")?;
         tree(std::str::from_utf8(body).map_err(|error| error.to_string())?)
     }

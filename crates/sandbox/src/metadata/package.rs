@@ -149,7 +149,7 @@ impl Package {
     /// Takes a file, by its path below the root.
     fn take(&mut self, path: String, body: Vec<u8>) {
         let Some((folder, file)) = path.split_once('/') else { return };
-        let Some(of) = types().find(|of| of.sort != Sort::Part && of.folder == folder) else { return };
+        let Some(of) = types().find(|of| of.whole.is_none() && of.folder == folder) else { return };
         let Some(name) = named(of, file) else { return };
         if of.name == "CustomObject" {
             let parsed = std::str::from_utf8(&body).map_err(|error| error.to_string()).and_then(tree);
@@ -174,7 +174,7 @@ fn named(of: &Type, file: &str) -> Option<String> {
     let name = match of.sort {
         Sort::Bundle => file.split_once('/')?.0,
         Sort::Content => file.strip_suffix("-meta.xml").unwrap_or(file).strip_suffix(of.suffix)?.strip_suffix('.')?,
-        Sort::Plain | Sort::Part => file.strip_suffix(of.suffix)?.strip_suffix('.')?,
+        Sort::Plain | Sort::Part | Sort::Within => file.strip_suffix(of.suffix)?.strip_suffix('.')?,
     };
     Some(name.to_owned())
 }

@@ -52,6 +52,11 @@ impl Gathered<'_> {
             return;
         };
         let every = member == "*";
+        if let (Sort::Within, Some(whole)) = (known.sort, known.whole) {
+            // It comes with its whole: that of its name, or the one that there is.
+            let name = member.split_once('.').map_or("*", |(whole, _)| whole);
+            return self.take(whole, name);
+        }
         // A wildcard stands for what was made here; and not for parts, which come with their wholes.
         let wanted = |held: &&Held| {
             let one = &held.component;

@@ -75,7 +75,7 @@ fn unpacked(text: &str) -> Answered<Vec<u8>> {
 
 /// Returns what there are types of.
 fn described() -> Value {
-    let objects = types().filter(|of| of.sort != Sort::Part).map(|of| {
+    let objects = types().filter(|of| of.whole.is_none()).map(|of| {
         let parts: Vec<&str> = types().filter(|part| part.whole == Some(of.name)).map(|part| part.name).collect();
         let mut entry = json!({"directoryName": of.folder, "inFolder": false,
                                "metaFile": of.sort == Sort::Content, "xmlName": of.name});
@@ -110,7 +110,7 @@ fn told(node: &Node) -> Result<Vec<Component>, String> {
             let path = format!("{}/{name}.{}", of.folder, of.suffix);
             Ok(vec![component(of, name, &path, &xml)])
         }
-        Sort::Content | Sort::Bundle => Err(format!("{kind} can only be deployed")),
+        Sort::Content | Sort::Bundle | Sort::Within => Err(format!("{kind} can only be deployed")),
     }
 }
 

@@ -102,6 +102,8 @@ impl Call {
             allow_duplicates: flag("allowSave"),
             duplicate_details: flag("includeRecordDetails"),
             // Source: REST API developer guide, "Assignment Rule Header".
+            // Of SOAP alone.
+            truncate: self.header("sforce-allow-field-truncation") == Some("true"),
             assign: self.header("sforce-auto-assign").is_none_or(|wish| !wish.trim().eq_ignore_ascii_case("false")),
         }
     }

@@ -205,6 +205,9 @@ pub(crate) fn answer(
             known.push_str(&format!("{name}=true;"));
         }
     }
+    if let Some(wish) = option("AllowFieldTruncationHeader", "allowFieldTruncation") {
+        call.headers.insert("sforce-allow-field-truncation".to_owned(), wish);
+    }
     let assigns = option("AssignmentRuleHeader", "assignmentRuleId").is_some()
         || option("AssignmentRuleHeader", "useDefaultRule").as_deref() == Some("true");
     call.headers.insert("sforce-auto-assign".to_owned(), assigns.to_string());

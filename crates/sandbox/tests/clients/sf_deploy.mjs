@@ -143,6 +143,50 @@ const parts = {
     assert.ok(!(await sf(own, "sobject", "list", "-s", "custom")).includes("Thing__c"));
   },
 
+  async storedFiles() {
+    const own = await project("stored");
+    const given = {
+      "tabs/Property__c.tab": ["CustomTab", "<customObject>true</customObject><motif>Custom48: Real Estate Sign</motif>"],
+      "namedCredentials/Erp.namedCredential": ["NamedCredential",
+        "<allowMergeFieldsInBody>false</allowMergeFieldsInBody><generateAuthorizationHeader>true</generateAuthorizationHeader><label>ERP</label><namedCredentialParameters><parameterName>Url</parameterName><parameterType>Url</parameterType><parameterValue>https://erp.example.com</parameterValue></namedCredentialParameters><namedCredentialType>SecuredEndpoint</namedCredentialType>"],
+      "externalCredentials/Erp.externalCredential": ["ExternalCredential", "<authenticationProtocol>Custom</authenticationProtocol><label>ERP</label>"],
+      "dataSources/Erp.dataSource": ["ExternalDataSource",
+        "<customConfiguration>{&quot;timeout&quot;:&quot;120&quot;}</customConfiguration><endpoint>https://erp.example.com/odata</endpoint><isWritable>false</isWritable><label>ERP</label><principalType>Anonymous</principalType><protocol>NoAuthentication</protocol><type>OData4</type>"],
+      "externalServiceRegistrations/Stock.externalServiceRegistration": ["ExternalServiceRegistration", "<label>Stock</label><registrationProviderType>Custom</registrationProviderType><status>Complete</status>"],
+      "platformEventChannels/Own__chn.platformEventChannel": ["PlatformEventChannel", "<channelType>data</channelType><label>Own</label>"],
+      "platformEventChannelMembers/Own_Account.platformEventChannelMember": ["PlatformEventChannelMember",
+        "<enrichedFields><name>Industry</name></enrichedFields><eventChannel>Own__chn</eventChannel><selectedEntity>AccountChangeEvent</selectedEntity>"],
+      "connectedApps/Portal.connectedApp": ["ConnectedApp", "<contactEmail>a@example.com</contactEmail><label>Portal</label>"],
+      "externalClientApps/Panel.eca": ["ExternalClientApplication", "<contactEmail>a@example.com</contactEmail><distributionState>Local</distributionState><label>Panel</label>"],
+      "cspTrustedSites/Erp.cspTrustedSite": ["CspTrustedSite", "<context>All</context><endpointUrl>https://erp.example.com</endpointUrl><isActive>true</isActive>"],
+      "corsWhitelistOrigins/Erp.corsWhitelistOrigin": ["CorsWhitelistOrigin", "<urlPattern>https://erp.example.com</urlPattern>"],
+      "remoteSiteSettings/Erp.remoteSite": ["RemoteSiteSetting", "<disableProtocolSecurity>false</disableProtocolSecurity><isActive>true</isActive><url>https://erp.example.com</url>"],
+      "workflows/Account.workflow": ["Workflow",
+        "<outboundMessages><fullName>Tell</fullName><apiVersion>66.0</apiVersion><endpointUrl>https://erp.example.com/hook</endpointUrl><fields>Name</fields><includeSessionId>false</includeSessionId><integrationUser>admin@sandbox.example</integrationUser><name>Tell</name><protected>false</protected><useDeadLetterQueue>false</useDeadLetterQueue></outboundMessages>"],
+      "permissionsets/Reader.permissionset": ["PermissionSet", "<hasActivationRequired>false</hasActivationRequired><label>Reader</label>"],
+      "profiles/Integration.profile": ["Profile", "<custom>true</custom><userLicense>Salesforce</userLicense>"],
+      "quickActions/Call.quickAction": ["QuickAction", "<label>Call</label><type>Canvas</type>"],
+      "flexipages/Panel.flexipage": ["FlexiPage", "<masterLabel>Panel</masterLabel><type>AppPage</type>"],
+      "layouts/Property__c-Property Layout.layout": ["Layout", "<showEmailCheckbox>false</showEmailCheckbox>"],
+      "lwc/panel/panel.js": ["LightningComponentBundle", "<apiVersion>66.0</apiVersion><isExposed>false</isExposed>"],
+      "classes/Stock.cls": ["ApexClass", "<apiVersion>66.0</apiVersion><status>Active</status>"],
+    };
+    const contents = { "lwc/panel/panel.js": "export default class {}\n", "lwc/panel/panel.html": "<template>&nbsp;</template>\n", "classes/Stock.cls": "global class Stock {}\n" };
+    const base = join(own, "force-app/main/default");
+    for (const [path, [type, body]] of Object.entries(given)) {
+      await mkdir(join(base, path, ".."), { recursive: true });
+      await writeFile(join(base, `${path}-meta.xml`), `<?xml version="1.0" encoding="UTF-8"?>\n<${type} xmlns="http://soap.sforce.com/2006/04/metadata">${body}</${type}>\n`);
+    }
+    for (const [path, body] of Object.entries(contents)) await writeFile(join(base, path), body);
+    const deployed = await sf(own, "project", "deploy", "start", "--source-dir", "force-app");
+    assert.ok(deployed.files.every((file) => file.state === "Created"), JSON.stringify(deployed.files));
+    await sf(own, "project", "generate", "manifest", "--source-dir", "force-app", "--output-dir", own);
+    const got = await project("stored-got");
+    await cp(join(own, "package.xml"), join(got, "package.xml"));
+    await sf(got, "project", "retrieve", "start", "--manifest", "package.xml");
+    assert.deepEqual(await texts(join(got, "force-app/main/default")), await texts(base));
+  },
+
   async lists() {
     const types = await sf(home, "org", "list", "metadata-types");
     assert.ok(types.metadataObjects.some((type) => type.xmlName === "CustomObject" && type.childXmlNames.includes("CustomField")));

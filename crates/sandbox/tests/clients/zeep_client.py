@@ -77,6 +77,11 @@ def partner():
                     headers=[org.header("AllOrNoneHeader", allOrNone=True)])
     assert [one.success for one in none] == [False, False], none
     assert none[0].errors[0].statusCode == "ALL_OR_NONE_OPERATION_ROLLED_BACK", none
+    # What is too long is refused, or cut where that is asked for.
+    long = [record("Account", {"Name": "é" * 300}, Id=account)]
+    assert org.call("update", long)[0].errors[0].statusCode == "STRING_TOO_LONG"
+    assert org.call("update", long, headers=[org.header("AllowFieldTruncationHeader", allowFieldTruncation=True)])[0].success
+    assert fields(org.call("query", "SELECT Name FROM Account").records[0])["Name"] == "é" * 255
     # An update, with a field that is emptied.
     done = org.call("update", [record("Account", {"Name": "Vélo"}, Id=account, fieldsToNull=["BillingCity"])])
     assert done[0].success, done

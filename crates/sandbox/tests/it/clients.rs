@@ -144,5 +144,5 @@ async fn salesforce_s_own_command_line_deploys_to_the_sandbox_and_retrieves_from
     let modules = setting("BRIDGEHEAD_TEST_NODE_MODULES")?;
     let sandbox = Sandbox::start(Config::default()).await?;
     let projects = here("../../../shared/data").display().to_string();
-    judged_at(&sandbox, Command::new("node"), "sf_deploy.mjs", &[&modules, &projects], 6).await
+    judged_at(&sandbox, Command::new("node"), "sf_deploy.mjs", &[&modules, &projects], 7).await
 }

@@ -221,5 +221,11 @@ async fn what_is_no_package_changes_nothing() -> Result<(), Failed> {
         assert!(problem.contains(wanted), "{wanted}: {failed}");
         assert_eq!(failed["status"], "Failed");
     }
+    // What can't be read is told with its place.
+    let broken = format!("<CustomObject {XMLNS}>\n  <label>A</lable></CustomObject>");
+    let files = [("package.xml", manifest(&[("CustomObject", "A__c")])), ("objects/A__c.object", broken)];
+    let failed = deploy(&client, &packed(&files)?, json!({})).await?;
+    let failure = &failed["details"]["componentFailures"][0];
+    assert_eq!((&failure["fileName"], &failure["lineNumber"]), (&json!("objects/A__c.object"), &json!(2)), "{failure}");
     Ok(())
 }

@@ -107,8 +107,9 @@ pub struct Notice {
     pub records: Option<ChangeBatch>,
     /// True when nothing waits to be told behind it, where a system only tells.
     pub drained: bool,
-    /// When the oldest of these changes was committed, in microseconds since 1970 by the system's clock.
-    pub committed: Option<i64>,
+    /// When each of these changes was committed, in the order of the keys or of the records, in microseconds since 1970 by
+    /// the system's clock; `None` where the system does not say, and nothing at all where it never does.
+    pub committed: Vec<Option<i64>>,
     /// The end of a window all of whose changes are told with this notice and those before it; `None` where the system's
     /// notices are no windows.
     pub until: Option<String>,

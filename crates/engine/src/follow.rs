@@ -121,8 +121,8 @@ struct Batch {
     records: Vec<RecordBatch>,
     ops: Vec<Op>,
     unreadable: Vec<Unreadable>,
-    /// When changes were committed, and how many.
-    committed: Vec<(i64, u64)>,
+    /// When changes were committed, as far as that is known.
+    committed: Vec<i64>,
     place: Option<String>,
     /// The end of a window, all of which is told.
     until: Option<String>,
@@ -230,7 +230,7 @@ impl Follower<'_, '_> {
             self.stream.last_gap = Some(missed.clone());
             batch.missed = Some(missed);
         }
-        batch.committed.extend(notice.committed.map(|at| (at, count)));
+        batch.committed.extend(notice.committed.into_iter().flatten());
         batch.place = notice.place.or_else(|| notice.until.clone()).or(batch.place.take());
         batch.until = notice.until.or(batch.until.take());
         batch.drained |= notice.drained;
@@ -308,8 +308,8 @@ impl Follower<'_, '_> {
             }
         }
         let now = Utc::now().timestamp_micros();
-        for (at, count) in &batch.committed {
-            self.lags.saturating_record_n((now - at).max(1).cast_unsigned(), *count);
+        for at in &batch.committed {
+            self.lags.saturating_record((now - at).max(1).cast_unsigned());
         }
         self.running.report.lag = Some(lag_of(&self.lags));
         Ok(())

@@ -193,11 +193,10 @@ impl Listener {
                 notice.missed =
                     Some(format!("more of {} changed at once than the org tells one by one", change.object));
             }
-            let committed = change.committed * 1_000;
-            notice.committed = Some(notice.committed.map_or(committed, |oldest| oldest.min(committed)));
             let (record, columns) = self.values(&change);
             records.extend(std::iter::repeat_n(record, change.ids.len()));
             told_columns.extend(std::iter::repeat_n(columns, change.ids.len()));
+            notice.committed.extend(std::iter::repeat_n(Some(change.committed * 1_000), change.ids.len()));
             notice.keys.extend(change.ids);
         }
         notice.place = Some(place_of(&told.latest));

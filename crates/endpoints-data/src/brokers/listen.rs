@@ -45,8 +45,8 @@ struct Next {
     rows: Rows,
     ops: Vec<Op>,
     count: usize,
-    /// When the oldest of them was published.
-    at: Option<i64>,
+    /// When each of them was published, where the broker says so.
+    at: Vec<Option<i64>>,
 }
 
 /// Notices that have no outcome yet, with the number of their messages.
@@ -129,7 +129,7 @@ impl Listener {
     }
 
     fn next(&self) -> Next {
-        Next { rows: Rows::new(self.schema.clone(), &self.kinds), ops: Vec::new(), count: 0, at: None }
+        Next { rows: Rows::new(self.schema.clone(), &self.kinds), ops: Vec::new(), count: 0, at: Vec::new() }
     }
 
     /// Consumes until nobody listens any more, or the broker fails. What has no outcome then comes again.
@@ -161,7 +161,7 @@ impl Listener {
                 delivery = deliveries.next(), if next.count < MANY && waiting < OPEN => {
                     let delivery = delivery?;
                     event::read(&delivery, &self.names, self.key, &mut next.rows, &mut next.ops);
-                    next.at = next.at.into_iter().chain(delivery.at).min();
+                    next.at.push(delivery.at);
                     next.count += 1;
                     waiting += 1;
                     drained = false;

@@ -1,7 +1,7 @@
 //! Listening to the log: its changes are streamed as they are committed, and the slot moves to where everything has an
 //! outcome.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -60,12 +60,33 @@ impl Turn {
 /// Changes that were read and not told yet.
 #[derive(Debug, Default)]
 struct Next {
-    keys: HashSet<String>,
-    committed: Option<i64>,
+    /// Keys, with the time of their first change where that is known.
+    keys: HashMap<String, Option<i64>>,
+    /// Keys of the transaction that is read, whose time stands at its end.
+    untimed: Vec<String>,
     /// The end of the last transaction that is whole.
     until: Option<u64>,
     missed: Option<String>,
     reconnected: bool,
+}
+
+impl Next {
+    /// Adds keys of a transaction, with the time of its commit if that stands at its beginning.
+    fn extend(&mut self, keys: Vec<String>, committed: Option<i64>) {
+        for key in keys {
+            if committed.is_none() && !self.keys.contains_key(&key) {
+                self.untimed.push(key.clone());
+            }
+            self.keys.entry(key).or_insert(committed);
+        }
+    }
+
+    /// Notes that a transaction is whole, and when it was committed.
+    fn end(&mut self, committed: Option<i64>) {
+        for key in self.untimed.drain(..) {
+            self.keys.insert(key, committed);
+        }
+    }
 }
 
 /// Why a stream was left though nothing broke.
@@ -217,14 +238,13 @@ impl Listener {
                 sent = log.next(), if !much && self.open_keys < OPEN => match sent? {
                     Sent::Message(message) => match decoder.read(&message) {
                         Some(Told::Nothing) => whole = false,
-                        Some(Told::Keys(keys)) => self.next.keys.extend(keys),
+                        Some(Told::Keys(keys)) => self.next.extend(keys, decoder.committed),
                         Some(Told::Unknown(why)) => self.next.missed = Some(why),
                         Some(Told::End(place)) => {
                             whole = true;
                             self.commit = decoder.told;
                             self.next.until = Some(place);
-                            let committed = decoder.committed.take().filter(|_| !self.next.keys.is_empty());
-                            self.next.committed = self.next.committed.into_iter().chain(committed).min();
+                            self.next.end(decoder.committed.take());
                         }
                         None => {
                             let message = "the log holds a message that pgoutput does not have";
@@ -257,13 +277,14 @@ impl Listener {
 
     /// Makes a notice of what was read.
     fn notice(&mut self) -> Notice {
-        let Next { keys, committed, until, missed, reconnected } = std::mem::take(&mut self.next);
+        let Next { keys, until, missed, reconnected, .. } = std::mem::take(&mut self.next);
         self.told = until.unwrap_or(self.told).max(self.told);
         let (settled, outcome) = oneshot::channel();
         self.open_keys += keys.len();
         self.open.push_back(Open { until, keys: keys.len(), outcome });
+        let (keys, committed) = keys.into_iter().unzip();
         Notice {
-            keys: keys.into_iter().collect(),
+            keys,
             committed,
             until: until.map(|place| place.to_string()),
             missed,

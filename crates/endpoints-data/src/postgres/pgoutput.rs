@@ -26,7 +26,7 @@ pub(crate) struct Decoder {
     relations: HashMap<u32, Option<usize>>,
     /// Inside a part of a transaction that goes on, messages carry its number.
     streaming: bool,
-    /// When the oldest transaction so far was committed, in microseconds since 1970; of those that are told.
+    /// When the transaction that is read was committed, in microseconds since 1970; `None` where it stands at its end.
     pub(crate) committed: Option<i64>,
     /// Place in the log of the last commit that was told: nothing up to there is told again.
     pub(crate) told: u64,
@@ -95,10 +95,7 @@ impl Decoder {
     }
 
     fn commit(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        let at = reader.place()?.cast_signed().saturating_add(EPOCH);
-        if !self.passing {
-            self.committed = Some(self.committed.map_or(at, |oldest| oldest.min(at)));
-        }
+        self.committed = Some(reader.place()?.cast_signed().saturating_add(EPOCH));
         Some(())
     }
 

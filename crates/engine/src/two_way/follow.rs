@@ -142,8 +142,8 @@ struct ToldValues {
     side: Side,
     keys: Vec<String>,
     values: Values,
-    /// When the oldest of it was committed; `None` where it may be older than what was looked at before.
-    committed: Option<i64>,
+    /// When each of them was committed; `None` where that may be before what was looked at before.
+    committed: Vec<Option<i64>>,
 }
 
 /// Notices that are settled together.
@@ -152,8 +152,8 @@ struct Batch {
     keys: HashSet<(Side, String)>,
     /// Others, of which values were told.
     values: Vec<ToldValues>,
-    /// When changes were committed, with the records.
-    committed: Vec<(Side, i64, Vec<String>)>,
+    /// Changes of which is known when they were committed.
+    committed: Vec<((Side, String), i64)>,
     /// The end of the window outside, all of which is told.
     until: Option<String>,
     places: [Option<String>; 2],
@@ -259,7 +259,8 @@ impl Follower<'_> {
             stream.last_gap = Some(missed.clone());
             batch.missed = Some(missed);
         }
-        batch.committed.extend(notice.committed.map(|at| (side, at, notice.keys.clone())));
+        let known = notice.keys.iter().zip(&notice.committed);
+        batch.committed.extend(known.filter_map(|(key, at)| Some(((side, key.clone()), (*at)?))));
         batch.places[place(side)] = notice.place.or_else(|| notice.until.clone()).or(batch.places[place(side)].take());
         if side == Side::External {
             batch.until = notice.until.or(batch.until.take());
@@ -267,7 +268,9 @@ impl Follower<'_> {
         batch.settled.extend(notice.settled);
         match notice.values {
             Some(values) if values.rows.num_rows() == notice.keys.len() => {
-                let committed = notice.committed.filter(|at| *at > self.told_before);
+                let mut committed: Vec<Option<i64>> =
+                    notice.committed.into_iter().map(|at| at.filter(|at| *at > self.told_before)).collect();
+                committed.resize(notice.keys.len(), None);
                 batch.values.push(ToldValues { side, keys: notice.keys, values, committed });
             }
             _ => batch.keys.extend(notice.keys.into_iter().map(|key| (side, key))),
@@ -356,16 +359,11 @@ impl Follower<'_> {
         };
         self.reach(batch);
         let now = Utc::now().timestamp_micros();
-        for (side, at, keys) in &batch.committed {
-            let (mut early, mut late) = (0, 0);
-            for place in keys.iter().map(|key| (*side, key.clone())).filter(|place| !told.echoes.contains(place)) {
-                *(if told.looked.contains(&place) { &mut late } else { &mut early }) += 1;
-            }
-            for (end, count) in [(told.early, early), (now, late)] {
-                let lag = (end - at).max(1).cast_unsigned();
-                self.lags[place(*side)].saturating_record_n(lag, count);
-                self.all.saturating_record_n(lag, count);
-            }
+        for (changed, at) in batch.committed.iter().filter(|(changed, _)| !told.echoes.contains(changed)) {
+            let end = if told.looked.contains(changed) { now } else { told.early };
+            let lag = (end - at).max(1).cast_unsigned();
+            self.lags[place(changed.0)].saturating_record(lag);
+            self.all.saturating_record(lag);
         }
         self.report.lag = Some(lag_of(&self.all));
         self.plan()
@@ -498,7 +496,8 @@ impl Pairing<'_> {
             for (row, key) in keys.iter().enumerate() {
                 let place = (*side, key.clone());
                 // What was looked at since may be another value by now.
-                let stale = committed.is_none_or(|at| self.looked.get(key).is_some_and(|looked| at <= looked + STALE));
+                let looked = self.looked.get(key);
+                let stale = committed[row].is_none_or(|at| looked.is_some_and(|looked| at <= looked + STALE));
                 let (Some(columns), link) = (&values.told[row], links.get(key)) else {
                     self.moved.insert(place);
                     continue;

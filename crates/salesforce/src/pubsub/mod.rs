@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use apache_avro::Schema;
+use futures::FutureExt as _;
 use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
@@ -112,6 +113,8 @@ pub struct Subscription {
     topic: String,
     demand: mpsc::Sender<FetchRequest>,
     answers: Streaming<FetchResponse>,
+    /// How the stream ended, where that came with events.
+    last: Option<Result<Option<FetchResponse>, Status>>,
 }
 
 impl std::fmt::Debug for Subscription {
@@ -245,7 +248,7 @@ impl PubSub {
             Ok(tonic::Response::new((demand, answers.into_inner())))
         };
         let (demand, answers) = self.call(&format!("Subscribe {topic}"), first, call).await?;
-        Ok(Subscription { pubsub: self.clone(), topic: topic.to_owned(), demand, answers })
+        Ok(Subscription { pubsub: self.clone(), topic: topic.to_owned(), demand, answers, last: None })
     }
 
     /// Publishes platform events to a topic; each has fields by name, times as milliseconds or RFC 3339. Returns for each
@@ -283,16 +286,33 @@ impl PubSub {
 }
 
 impl Subscription {
-    /// Returns what comes next; `None` when the service ended the stream. Events are asked for as they are taken: whoever
-    /// takes none gets none.
+    /// Returns what came since the last call, or else what comes next; `None` when the service ended the stream. Events are
+    /// asked for as they are taken: whoever takes none gets none.
     ///
     /// # Errors
     ///
     /// The stream broke, was refused, or holds what no service would send.
     pub async fn next(&mut self) -> Result<Option<Told>, Error> {
         let what = || format!("Subscribe {}", self.topic);
-        let answer = self.answers.message().await.map_err(|status| refused(&what(), &status))?;
-        let Some(answer) = answer else { return Ok(None) };
+        let answer = match self.last.take() {
+            Some(last) => last,
+            None => self.answers.message().await,
+        };
+        let Some(mut answer) = answer.map_err(|status| refused(&what(), &status))? else { return Ok(None) };
+        // A service sends each event in an answer of its own, as it happens: those that have come are taken together.
+        while answer.events.len() < ASKED as usize
+            && self.last.is_none()
+            && let Some(more) = self.answers.message().now_or_never()
+        {
+            match more {
+                Ok(Some(more)) => {
+                    answer.events.extend(more.events);
+                    answer.latest_replay_id = more.latest_replay_id;
+                    answer.pending_num_requested = more.pending_num_requested;
+                }
+                last => self.last = Some(last),
+            }
+        }
         if answer.pending_num_requested <= ASKED / 2 {
             let more = FetchRequest {
                 topic_name: self.topic.clone(),

@@ -94,6 +94,20 @@ async fn who_takes_nothing_gets_nothing_and_misses_nothing() -> Result<(), Faile
 }
 
 #[tokio::test]
+async fn what_came_one_by_one_is_taken_together() -> Result<(), Failed> {
+    let (_sandbox, client, pubsub) = open().await?;
+    let mut accounts = pubsub.subscribe(ACCOUNTS, Replay::Latest).await?;
+    for at in 0..30 {
+        client.create("Account", &json!({"Name": format!("N{at}")})).await?;
+    }
+    let told = accounts.next().await?.ok_or("the stream ended")?;
+    assert!(told.events.len() > 5, "{} of 30 events", told.events.len());
+    let rest = changes(&mut accounts, 30 - told.events.len()).await?;
+    assert_eq!(rest.last().map(|change| &change.fields["Name"]), Some(&json!("N29")));
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_went_wrong_is_told_apart() -> Result<(), Failed> {
     let (sandbox, client, pubsub) = open().await?;
     let refused = async |topic: &str, from| match pubsub.subscribe(topic, from).await {

@@ -1,8 +1,10 @@
 //! A sync checked against both catalogs, and what a run of it would do.
 
+use std::collections::BTreeMap;
+
 use endpoint::{Endpoint, Read, Stale, Target, Window, is_captured};
 use mapping::{Definition, Direction, Parents, Plan};
-use model::{Class, Entity, Field};
+use model::{Class, Entity, Field, Side};
 use serde::Serialize;
 use state::{Checkpoint, Store};
 
@@ -145,6 +147,26 @@ pub(crate) fn is_new(checkpoint: &Checkpoint, mapping: u64) -> bool {
     checkpoint.since.is_none() || checkpoint.mapping != mapping
 }
 
+/// Returns the rules by which a side refuses records: asked for where the mapping is new, and else as they are known.
+pub(crate) async fn rules_of(
+    sync: &Sync,
+    side: Side,
+    end: &dyn Endpoint,
+    entity: &Entity,
+    store: &Store,
+    checkpoint: &Checkpoint,
+) -> Result<Option<BTreeMap<String, String>>, Error> {
+    if is_new(checkpoint, sync.definition.digest) {
+        return Ok(end.rules(entity).await?);
+    }
+    Ok(store.catalog(&sync.name, side)?.and_then(|known| known.rules))
+}
+
+/// Returns how a side differs from what it was when a run last went well.
+pub(crate) fn drift_of(sync: &Sync, side: Side, now: &Entity, store: &Store) -> Result<Vec<String>, Error> {
+    Ok(store.catalog(&sync.name, side)?.map(|before| before.drift(now)).unwrap_or_default())
+}
+
 /// Returns what a run would do; writes nothing.
 ///
 /// # Errors
@@ -188,7 +210,7 @@ pub async fn forecast(
     let again = if is_new(&checkpoint, sync.definition.digest) { target.calls() - spent } else { 0 };
     let mut drift = Vec::new();
     for (side, now) in [(from, &prepared.source), (to, &prepared.target.entity)] {
-        drift.extend(store.catalog(&sync.name, side)?.map(|before| before.drift(now)).unwrap_or_default());
+        drift.extend(drift_of(sync, side, now, store)?);
     }
     Ok(Forecast {
         full,

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chunk::{Chunk, source_key};
 use crate::follow::listen;
-use crate::prepare::{Prepared, is_new, is_outdated, prepare, read, why_full};
+use crate::prepare::{Prepared, is_outdated, prepare, read, rules_of, why_full};
 use crate::report::{Error, Progress, Receipt, Report};
 use crate::stream::Following;
 use crate::sync::{Deletes, Sync};
@@ -80,11 +80,8 @@ pub(crate) async fn running<'r>(
 ) -> Result<Running<'r>, Error> {
     let mut prepared = prepare(sync, source, target, store, parents).await?;
     let checkpoint = store.checkpoint(&sync.name)?;
-    prepared.target.entity.rules = if is_new(&checkpoint, sync.definition.digest) {
-        target.rules(&prepared.target.entity).await?
-    } else {
-        store.catalog(&sync.name, sync.direction.target())?.and_then(|known| known.rules)
-    };
+    let (to, entity) = (sync.direction.target(), &prepared.target.entity);
+    prepared.target.entity.rules = rules_of(sync, to, target, entity, store, &checkpoint).await?;
     if is_captured(&prepared.source) {
         capture::begin(sync, source, &prepared.source, &prepared.plan.source_fields[0]).await?;
     }

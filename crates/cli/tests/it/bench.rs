@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use rusqlite::Connection;
+use salesforce::soap::Element;
 use sandbox::{Config, Sandbox};
 use tempfile::TempDir;
 
@@ -111,6 +112,21 @@ impl Bench {
 
     pub(crate) fn client(&self) -> Result<salesforce::Client, Failed> {
         client_of(&self.sandbox)
+    }
+
+    /// Gives the org a rule that refuses accounts of a place, and returns what a plan says of it.
+    pub(crate) async fn refuse_ghosts(&self) -> Result<&'static str, Failed> {
+        let client = self.client()?;
+        let rule = Element::new("metadata")
+            .of_type("ValidationRule")
+            .with(Element::text("fullName", "Account.No_Ghosts"))
+            .with(Element::text("active", "true"))
+            .with(Element::text("errorConditionFormula", "BillingCity = \"Nowhere\""))
+            .with(Element::text("errorMessage", "There is nobody there."));
+        let call = Element::new("createMetadata").with(rule);
+        let answer = client.soap(&client.metadata(), &call).await?;
+        assert_eq!(answer.child("result").and_then(|result| result.value("success")), Some("true"), "{answer:?}");
+        Ok("drift: Account: the rule No_Ghosts is new: BillingCity = \"Nowhere\" (There is nobody there.)")
     }
 
     /// Turns the customers' way round and gives the ERP `rows` of them, so that there is something to write in bulk

@@ -144,21 +144,10 @@ async fn a_table_that_lost_a_column_stops_its_sync_and_is_named() -> Result<(), 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_that_the_org_gained_is_told_before_it_refuses() -> Result<(), Failed> {
-    use salesforce::soap::Element;
     let bench = Bench::new().await?;
     bench.customers_in(3)?;
     bench.expect(&["run", "customers_in"], 0, &["3 created"]).await?;
-    let client = bench.client()?;
-    let rule = Element::new("metadata")
-        .of_type("ValidationRule")
-        .with(Element::text("fullName", "Account.No_Ghosts"))
-        .with(Element::text("active", "true"))
-        .with(Element::text("errorConditionFormula", "BillingCity = \"Nowhere\""))
-        .with(Element::text("errorMessage", "There is nobody there."));
-    let call = Element::new("createMetadata").with(rule);
-    let answer = client.soap(&client.metadata(), &call).await?;
-    assert_eq!(answer.child("result").and_then(|result| result.value("success")), Some("true"), "{answer:?}");
-    let told = "drift: Account: the rule No_Ghosts is new: BillingCity = \"Nowhere\" (There is nobody there.)";
+    let told = bench.refuse_ghosts().await?;
     bench.expect(&["plan", "customers_in"], 0, &[told]).await?;
     bench.erp()?.execute("UPDATE customers SET city = 'Nowhere' WHERE id = (SELECT min(id) FROM customers)", [])?;
     bench.expect(&["run", "customers_in"], 3, &["1 dead letters"]).await?;

@@ -53,6 +53,24 @@ pub(crate) async fn id_of(bench: &Bench, key: &str) -> Result<String, Failed> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_changed_on_either_side_is_told_by_the_plan() -> Result<(), Failed> {
+    let bench = bench("").await?;
+    bench.client()?.create("Account", &json!({"Name": "Acme", "Customer_No__c": "C-1"})).await?;
+    bench.expect(&["run"], 0, &["1 created"]).await?;
+    bench
+        .erp()?
+        .execute_batch("ALTER TABLE customers DROP COLUMN city; ALTER TABLE customers ADD COLUMN city VARCHAR(20)")?;
+    let column = "drift: customers.city: was: 40 characters, now: 20 characters";
+    let rule = bench.refuse_ghosts().await?;
+    bench.expect(&["plan"], 0, &[column, rule]).await?;
+    // A run takes note of what is there now; of a rule it knows only what it asked for when the mapping was new.
+    bench.expect(&["run"], 0, &["both"]).await?;
+    let told = String::from_utf8(bench.call(&["plan"]).await?.stdout)?;
+    assert!(told.contains(rule) && !told.contains(column), "{told}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn edits_on_both_sides_are_merged_field_by_field() -> Result<(), Failed> {
     let bench = bench("").await?;
     let client = bench.client()?;

@@ -102,7 +102,7 @@ pub async fn follow_pairs(
     follower.show(true)?;
     let mut report = follower.report;
     report.calls = ends[0].calls() + ends[1].calls() - calls;
-    end(store, report, result)
+    end(sync, Some(&prepared), store, report, result)
 }
 
 struct Follower<'f> {

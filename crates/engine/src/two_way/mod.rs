@@ -30,10 +30,10 @@ pub use self::follow::follow_pairs;
 
 use self::base::Layouts;
 use self::keys::Candidates;
-use self::pair::MATCH;
+use self::pair::{MATCH, SIDES};
 use crate::chunk::cell;
 use crate::merge::{Contested, Policy, Rules, Way, place};
-use crate::prepare::{BATCH_ROWS, FORGOTTEN, Forecast, OUTDATED, is_outdated, why_full};
+use crate::prepare::{BATCH_ROWS, FORGOTTEN, Forecast, OUTDATED, drift_of, is_new, is_outdated, rules_of, why_full};
 use crate::report::{Error, Progress, Report};
 use crate::run::{Options, millis};
 use crate::sync::{Deletes, Sync};
@@ -165,8 +165,19 @@ pub async fn forecast_pairs(
     store: &Store,
     parents: Parents<'_>,
 ) -> Result<Forecast, Error> {
-    let prepared = prepare_pairs(sync, ends, store, parents).await?;
+    let mut prepared = prepare_pairs(sync, ends, store, parents).await?;
     let (mut rows, mut calls, mut full) = (0, 0, None);
+    let mut drift = Vec::new();
+    for side in [Side::Salesforce, Side::External] {
+        let before = store.checkpoint(&checkpoint_name(sync, side))?;
+        let (end, spent) = (ends[place(side)], ends[place(side)].calls());
+        let target = &mut prepared.targets[place(side)];
+        target.entity.rules = end.rules(&target.entity).await?;
+        if is_new(&before, sync.definition.digest) {
+            calls += end.calls() - spent;
+        }
+        drift.extend(drift_of(sync, side, &target.entity, store)?);
+    }
     for side in [Side::Salesforce, Side::External] {
         let (end, entity) = (ends[place(side)], &prepared.targets[place(side)].entity);
         let checkpoint = store.checkpoint(&checkpoint_name(sync, side))?;
@@ -199,7 +210,7 @@ pub async fn forecast_pairs(
         calls_left: ends[0].allowance(),
         parked: store.count_dead_letters(Some(&sync.name))?.1,
         conversions: plans.iter().flat_map(|plan| plan.conversions.clone()).chain(unlike).collect(),
-        drift: Vec::new(),
+        drift,
         creates: None,
     })
 }
@@ -262,7 +273,7 @@ pub async fn run_pairs(
     let mut report = Report { run: store.begin_run(&sync.name, Utc::now())?, ..Report::default() };
     let result = run_prepared(sync, &prepared, ends, store, options, progress, &mut report).await;
     report.calls = ends[0].calls() + ends[1].calls() - calls;
-    end(store, report, result)
+    end(sync, Some(&prepared), store, report, result)
 }
 
 /// Checks a sync, and sees to it that changes outside are captured.
@@ -272,7 +283,13 @@ async fn ready(
     store: &Store,
     parents: Parents<'_>,
 ) -> Result<PreparedPairs, Error> {
-    let prepared = prepare_pairs(sync, ends, store, parents).await?;
+    let mut prepared = prepare_pairs(sync, ends, store, parents).await?;
+    for side in SIDES {
+        let checkpoint = store.checkpoint(&checkpoint_name(sync, side))?;
+        let entity = &prepared.targets[place(side)].entity;
+        let rules = rules_of(sync, side, ends[place(side)], entity, store, &checkpoint).await?;
+        prepared.targets[place(side)].entity.rules = rules;
+    }
     if sync.definition.external.capture.is_some() {
         capture::begin(sync, ends[1], &prepared.targets[1].entity, &prepared.targets[1].key).await?;
     }
@@ -280,13 +297,24 @@ async fn ready(
     Ok(prepared)
 }
 
-/// Notes how a run ended.
-fn end(store: &Store, report: Report, result: Result<(), Error>) -> Result<Report, Error> {
+/// Notes how a run ended, and what both sides looked like where it went well.
+fn end(
+    sync: &Sync,
+    prepared: Option<&PreparedPairs>,
+    store: &Store,
+    report: Report,
+    result: Result<(), Error>,
+) -> Result<Report, Error> {
     let outcome = match &result {
         Ok(()) if report.green() => "green",
         Err(error) if error.class() == model::Class::Stopped => "stopped",
         _ => "red",
     };
+    for (side, target) in SIDES.into_iter().zip(prepared.iter().flat_map(|prepared| &prepared.targets)) {
+        if outcome == "green" {
+            store.remember_catalog(&sync.name, side, &target.entity)?;
+        }
+    }
     let body = serde_json::to_string(&report).unwrap_or_default();
     // Why it failed matters more than that this could not be noted.
     let noted = store.end_run(report.run, outcome, &body, Utc::now());
@@ -323,7 +351,7 @@ pub async fn undo_pairs(
         Err(error) => Err(error),
     };
     report.calls = ends[0].calls() + ends[1].calls() - calls;
-    end(store, report, result)
+    end(sync, None, store, report, result)
 }
 
 /// Runs a two-way sync that was checked before; `report` has the number of the run and is filled.

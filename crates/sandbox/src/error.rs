@@ -46,9 +46,13 @@ impl ApiError {
         entry
     }
 
-    /// The entry as collections send it.
+    /// The entry as collections send it, and SOAP.
     pub(crate) fn save_entry(&self) -> Value {
-        json!({"statusCode": self.code, "message": self.message, "fields": self.fields})
+        let mut entry = json!({"statusCode": self.code, "message": self.message, "fields": self.fields});
+        if let Some(found) = &self.duplicates {
+            entry["duplicateResut"] = json!(found);
+        }
+        entry
     }
 }
 

@@ -51,6 +51,7 @@ mod people;
 pub mod probe;
 mod project;
 mod query;
+mod quick;
 mod rest;
 mod rules;
 mod schema;

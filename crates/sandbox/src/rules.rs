@@ -3,7 +3,7 @@
 
 use rusqlite::params_from_iter;
 use rusqlite::types::Value as Sql;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::definition::{DuplicateAction, DuplicateRule};
 use crate::error::{Answered, ApiError};
@@ -96,28 +96,59 @@ impl Store<'_> {
                     _ => None,
                 })
                 .collect();
-            let Some(compared) = compared.filter(|compared| !compared.is_empty()) else { continue };
-            let alike: Vec<String> =
-                compared.iter().map(|(field, _)| format!("sf_alike({},?)", quoted(&field.name))).collect();
-            let sql = format!(
-                "SELECT \"Id\" FROM {} WHERE \"IsDeleted\"=0 AND {} LIMIT 20",
-                quoted(&object.name),
-                alike.join(" AND ")
-            );
-            let mut statement = self.connection.prepare_cached(&sql)?;
-            let found = statement
-                .query_map(params_from_iter(compared.iter().map(|(_, text)| *text)), |row| row.get::<_, String>(0))?;
-            let found: Vec<String> = found.collect::<rusqlite::Result<_>>()?;
-            let found: Vec<&String> = found.iter().filter(|id| own != Some(id.as_str())).collect();
+            let found = self.alike(object, &compared.unwrap_or_default(), own)?;
             if !found.is_empty() {
-                return Err(self.duplicates(object, rule, &found));
+                let mut error = ApiError::new(400, "DUPLICATES_DETECTED", rule.alert.clone());
+                error.duplicates = Some(Box::new(self.duplicates(object, rule, &found)));
+                return Err(error);
             }
         }
         Ok(())
     }
 
-    /// The refusal of a duplicate, as the platform describes it.
-    fn duplicates(&self, object: &Object, rule: &DuplicateRule, ids: &[&String]) -> ApiError {
+    /// Returns what the rules against duplicates find for the values of a record, for each rule of its object; `own` is the
+    /// record itself, where it is there already.
+    pub(crate) fn find_duplicates(
+        &self,
+        object: &Object,
+        values: &Map<String, Value>,
+        own: Option<&str>,
+    ) -> Answered<Vec<Value>> {
+        let value = |name: &str| {
+            values.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).and_then(|(_, value)| value.as_str())
+        };
+        let of_object = self.rules.iter().filter(|rule| rule.object.eq_ignore_ascii_case(&object.name));
+        of_object
+            .map(|rule| {
+                let compared: Option<Vec<(&Field, &str)>> =
+                    rule.fields.iter().map(|name| Some((object.field(name)?, value(name)?))).collect();
+                let found = self.alike(object, &compared.unwrap_or_default(), own)?;
+                Ok(self.duplicates(object, rule, &found))
+            })
+            .collect()
+    }
+
+    /// Returns the ids of records all of whose values are like these; none where there is nothing to compare.
+    fn alike(&self, object: &Object, compared: &[(&Field, &str)], own: Option<&str>) -> Answered<Vec<String>> {
+        if compared.is_empty() {
+            return Ok(Vec::new());
+        }
+        let alike: Vec<String> =
+            compared.iter().map(|(field, _)| format!("sf_alike({},?)", quoted(&field.name))).collect();
+        let sql = format!(
+            "SELECT \"Id\" FROM {} WHERE \"IsDeleted\"=0 AND {} LIMIT 20",
+            quoted(&object.name),
+            alike.join(" AND ")
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let found = statement
+            .query_map(params_from_iter(compared.iter().map(|(_, text)| *text)), |row| row.get::<_, String>(0))?;
+        let found: Vec<String> = found.collect::<rusqlite::Result<_>>()?;
+        Ok(found.into_iter().filter(|id| own != Some(id.as_str())).collect())
+    }
+
+    /// Describes duplicates as the platform does.
+    fn duplicates(&self, object: &Object, rule: &DuplicateRule, ids: &[String]) -> Value {
         let details = self.options.duplicate_details;
         let records: Vec<Value> = ids
             .iter()
@@ -133,12 +164,10 @@ impl Store<'_> {
                 serde_json::json!({"additionalInformation": [], "fieldDiffs": [], "matchConfidence": 100.0, "record": record})
             })
             .collect();
-        let mut error = ApiError::new(400, "DUPLICATES_DETECTED", rule.alert.clone());
-        error.duplicates = Some(Box::new(serde_json::json!({
+        serde_json::json!({
             "allowSave": rule.action == DuplicateAction::Alert, "duplicateRule": rule.name,
             "duplicateRuleEntityType": object.name, "errorMessage": rule.alert,
             "matchResults": [{"entityType": object.name, "errors": [], "matchEngine": "FuzzyMatchEngine",
-                              "matchRecords": records, "rule": rule.name, "size": ids.len(), "success": true}]})));
-        error
+                              "matchRecords": records, "rule": rule.name, "size": ids.len(), "success": true}]})
     }
 }

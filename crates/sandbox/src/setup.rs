@@ -15,6 +15,7 @@ use crate::events::{Channel, Member};
 use crate::metadata::{self, Built, Held, tooling};
 use crate::org::{Config, Org, StartError};
 use crate::project::{self, ProjectError};
+use crate::quick::{self, QuickAction};
 use crate::schema::Schema;
 use crate::store;
 use crate::value::stamp;
@@ -34,6 +35,7 @@ pub(crate) struct Setup {
     pub(crate) automation: Vec<Ready>,
     /// What profiles and permission sets give, by name; the definition's come before those that were deployed.
     pub(crate) permissions: BTreeMap<String, Permissions>,
+    pub(crate) quick_actions: Vec<QuickAction>,
 }
 
 impl Setup {
@@ -75,6 +77,7 @@ impl Setup {
             channels.entry(channel).or_default().push(member);
         }
         let channels = channels.into_iter().map(|(name, members)| Arc::new(Channel { name, members })).collect();
+        let quick_actions = quick::quick_actions(&schema, held);
         let tooling = Arc::new(tooling::schema(&schema));
         let schema = Arc::new(schema);
         let system = Arc::new(Caller { schema: schema.clone(), all: schema.clone(), ..system.clone() });
@@ -82,7 +85,7 @@ impl Setup {
             metadata::permissions(held).into_iter().map(|(_, name, given)| (name, given)).collect();
         let own = definition.profiles.iter().chain(&definition.permission_sets);
         permissions.extend(own.map(|(name, given)| (name.clone(), given.clone())));
-        Ok(Self { schema, system, tooling, selected, channels, automation, permissions })
+        Ok(Self { schema, system, tooling, selected, channels, automation, permissions, quick_actions })
     }
 }
 

@@ -101,9 +101,9 @@ impl Call {
         Options {
             allow_duplicates: flag("allowSave"),
             duplicate_details: flag("includeRecordDetails"),
-            // Source: REST API developer guide, "Assignment Rule Header".
             // Of SOAP alone.
             truncate: self.header("sforce-allow-field-truncation") == Some("true"),
+            // Source: REST API developer guide, "Assignment Rule Header".
             assign: self.header("sforce-auto-assign").is_none_or(|wish| !wish.trim().eq_ignore_ascii_case("false")),
         }
     }
@@ -220,6 +220,7 @@ impl Org {
             (_, ["query" | "queryAll" | "limits" | "sobjects" | "search" | "recent"]) => {
                 Err(not_allowed(method, "GET,HEAD"))
             }
+            (_, ["quickActions", rest @ ..]) => self.quick_action(call, version, None, rest),
             (_, ["metadata", rest @ ..]) => self.metadata_rest(call, method, rest),
             ("POST", ["process", "approvals"]) => self.approve(call),
             ("GET", ["executeAnonymous"]) => Ok(Answer::json(200, &outline::no_apex())),

@@ -48,7 +48,6 @@ impl Org {
             ("defaultValues", _) => json!({}),
             ("approvalLayouts", _) => json!({"approvalLayouts": []}),
             ("listviews", ["listviews", rest @ ..]) => return self.list_views(call, version, object, rest),
-            ("quickActions", _) => json!([]),
             _ => return Err(ApiError::not_found()),
         };
         Ok(Answer::json(200, &body))
@@ -149,7 +148,6 @@ impl Org {
             ["process", "rules"] => json!({"rules": {}}),
             ["process", "approvals"] => json!({"approvals": {}}),
             ["appMenu", ..] => json!({"appMenuItems": []}),
-            ["quickActions"] => json!([]),
             ["compactLayouts"] => {
                 let layouts = names("q").into_iter().map(|name| (name, json!({"fieldItems": [], "label": "System Default"})));
                 Value::Object(layouts.collect())

@@ -47,7 +47,8 @@ impl Org {
             ("POST", []) => self.create(call, version, object),
             ("POST", [key]) if key.eq_ignore_ascii_case("id") => self.create(call, version, object),
             ("GET", ["describe"]) => self.described(call, |org| Ok(org.describe(&call.caller.schema, object, version))),
-            ("GET", ["describe", part, ..] | [part @ ("listviews" | "quickActions" | "defaultValues"), ..]) => {
+            (_, ["quickActions", rest @ ..]) => self.quick_action(call, version, Some(&object.name), rest),
+            ("GET", ["describe", part, ..] | [part @ ("listviews" | "defaultValues"), ..]) => {
                 self.object_outline(call, version, object, part, rest)
             }
             ("POST", [id, "push"]) if object.name == CHANNEL => self.push(call, &existing_id(object, id)?),

@@ -4,6 +4,7 @@
 //! (signing in, the recycle bin, merges) is done here.
 
 pub(crate) mod class;
+mod office;
 mod types;
 mod write;
 mod wsdl;
@@ -354,6 +355,30 @@ impl Org {
                 }
                 Ok(told)
             }
+            "describeCompactLayouts" => {
+                let layout = Self::soap_compact(asked, asked.text("sObjectType")?)?;
+                let mapping = json!({"available": true, "compactLayoutId": null, "compactLayoutName": "SYSTEM",
+                                     "recordTypeId": "012000000000000AAA", "recordTypeName": "Master"});
+                Ok(json!({"compactLayouts": [layout], "defaultCompactLayoutId": null,
+                          "recordTypeCompactLayoutMappings": [mapping]}))
+            }
+            "describePrimaryCompactLayouts" => {
+                let objects = asked.all("sObjectTypes").into_iter();
+                objects.map(|node| Self::soap_compact(asked, node.content.trim())).collect()
+            }
+            "describeSearchLayouts" => {
+                let names: Vec<&str> = asked.all("sObjectType").into_iter().map(|node| node.content.trim()).collect();
+                asked.inner(self, "GET", &["search", "layout"], &[("q", &names.join(","))], None)
+            }
+            "describeQuickActions" => {
+                let names = asked.all("quickActions").into_iter();
+                names.map(|node| self.described_action(node.content.trim())).collect()
+            }
+            "describeAvailableQuickActions" => {
+                let object = asked.body.text("contextType");
+                Ok(self.listed_actions(&format!("v{}", asked.version), object))
+            }
+            "describeAllTabs" => asked.inner(self, "GET", &["tabs"], &[], None),
             "describeTabs" => {
                 let tabs = asked.inner(self, "GET", &["tabs"], &[], None)?;
                 Ok(json!([{"label": "Sandbox", "selected": true, "tabSetId": "all", "tabs": tabs}]))
@@ -389,6 +414,11 @@ impl Org {
                 asked.inner(self, "POST", &["process", "approvals"], &[], Some(&json!({"requests": requests})))
             }
             "convertLead" => asked.all("leadConverts").into_iter().map(|lead| self.soap_convert(asked, lead)).collect(),
+            "sendEmail" => self.soap_mail(asked),
+            "performQuickActions" => self.soap_actions(asked),
+            "findDuplicates" | "findDuplicatesByIds" => self.soap_duplicates(asked),
+            "deleteByExample" => Ok(Self::soap_delete_alike(asked)),
+            "renderEmailTemplate" => self.soap_render(asked),
             "merge" => asked.all("request").into_iter().map(|request| self.soap_merge(asked, request)).collect(),
             other => Err(ApiError::new(400, "INVALID_OPERATION", format!("{other} is not supported here"))),
         }

@@ -25,10 +25,15 @@ fn one(out: &mut String, element: &Element, value: &Value, flavor: Flavor) {
         Value::Null => nil(out, name),
         Value::Object(fields) if kind == "sObject" => record(out, name, fields, flavor),
         Value::Object(fields) => {
+            // A duplicate is told with what it is a duplicate of.
+            let twin = fields.get("duplicateResut").filter(|_| kind == "Error");
             let Some(parts) = TYPES.types.get(kind) else { return };
-            out.push_str(&format!("<{name}>"));
+            out.push_str(&format!("<{name}{}>", twin.map_or("", |_| " xsi:type=\"DuplicateError\"")));
             for part in parts {
                 result(out, part, fields.get(part.name).unwrap_or(&Value::Null), flavor);
+            }
+            for (part, twin) in TYPES.types.get("DuplicateError").into_iter().flatten().zip(twin) {
+                result(out, part, twin, flavor);
             }
             out.push_str(&format!("</{name}>"));
         }

@@ -6,7 +6,7 @@ use crate::org::Org;
 use crate::schema::{Field, Kind, Object, Schema};
 
 /// Types of XML that the calls use by name.
-const SIMPLE: [&str; 7] = ["string", "boolean", "int", "double", "dateTime", "date", "base64Binary"];
+const SIMPLE: [&str; 8] = ["string", "boolean", "int", "long", "double", "dateTime", "date", "base64Binary"];
 
 fn of(kind: &str) -> String {
     match kind {

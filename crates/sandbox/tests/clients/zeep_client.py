@@ -158,6 +158,41 @@ def partner():
     assert (sent.success, sent.entityId, sent.errors[0].statusCode) == (False, done.accountId, "NO_APPLICABLE_PROCESS"), sent
     decide = org.client.get_type(f"{{{org.namespace}}}ProcessWorkitemRequest")(action="Approve", workitemId=done.accountId)
     assert org.call("process", [decide])[0].errors[0].statusCode == "INVALID_CROSS_REFERENCE_KEY"
+    # A rule against duplicates, asked and met.
+    campaign = record("Campaign", {"Name": "Fr\u00fchling, 2026"})
+    first = org.call("create", [campaign])[0].id
+    twin = org.call("create", [record("Campaign", {"Name": "fr\u00fchling 2026"})])[0]
+    assert twin.errors[0].statusCode == "DUPLICATES_DETECTED" and twin.errors[0].duplicateResult.duplicateRule == "Same_Campaign", twin
+    told = org.call("findDuplicates", [record("Campaign", {"Name": "FR\u00dcHLING 2026"}), record("Account", {"Name": "x"})])
+    match = told[0].duplicateResults[0].matchResults[0]
+    assert (match.size, match.matchRecords[0].record.Id, match.matchRecords[0].matchConfidence) == (1, first, 100), match
+    assert told[1].errors[0].statusCode == "NO_ACTIVE_DUPLICATE_RULE", told[1]
+    alone = org.call("findDuplicatesByIds", [first])[0]
+    assert alone.success and alone.duplicateResults[0].matchResults[0].size == 0, alone
+    # Quick actions: those of every org.
+    actions = {one.name: one for one in org.call("describeAvailableQuickActions", "Contact")}
+    assert (actions["NewTask"].type, actions["LogACall"].type) == ("Create", "LogACall"), actions
+    assert org.call("describeQuickActions", ["NewTask"])[0].targetSobjectType == "Task"
+    done_action = org.call("performQuickActions", [
+        {"contextId": done.contactId, "quickActionName": "LogACall", "records": [record("Task", {"Description": "rang"})]},
+        {"contextId": done.contactId, "quickActionName": "Nothing"}])
+    assert done_action[0].success and not done_action[1].success, done_action
+    call = org.call("query", f"SELECT Subject, Status, WhoId FROM Task WHERE Id = '{done_action[0].ids[0]}'").records[0]
+    assert (fields(call)["Status"], fields(call)["WhoId"]) == ("Completed", done.contactId), fields(call)
+    # Mail: an activity with a person who has an address; nobody is written to.
+    single = org.client.get_type(f"{{{org.namespace}}}SingleEmailMessage")
+    assert org.call("update", [record("Contact", {"Email": "oez@example.com"}, Id=done.contactId)])[0].success
+    sent = org.call("sendEmail", [single(targetObjectId=done.contactId, subject="Hallo", plainTextBody="W\u00f6rter"),
+                                  single(toAddresses=["nobody"], subject="x", plainTextBody="x"),
+                                  single(subject="x", plainTextBody="x")])
+    assert [one.success for one in sent] == [True, False, False], sent
+    assert [one.errors[0].statusCode for one in sent[1:]] == ["INVALID_EMAIL_ADDRESS", "REQUIRED_FIELD_MISSING"], sent
+    mail = org.call("query", f"SELECT Description FROM Task WHERE Subject = 'Email: Hallo' AND WhoId = '{done.contactId}'")
+    assert fields(mail.records[0])["Description"] == "W\u00f6rter", mail
+    render = org.call("renderEmailTemplate", [{"templateBodies": ["Dear {!Contact.LastName},", "{!Nothing.At.All}"], "whoId": done.contactId}])[0]
+    assert render.bodyResults[0].mergedBody == "Dear \u00d6z,", render
+    assert (render.bodyResults[1].success, render.bodyResults[1].errors[0].fieldName) == (False, "Nothing.At.All"), render
+    assert not org.call("deleteByExample", [campaign])[0].success
     # A platform event.
     published = org.call("create", [record("Manufacturing_Event__e", {"Order_Id__c": "O-1", "Status__c": "Built"})])
     assert published[0].success, published
@@ -171,6 +206,11 @@ def partner():
     layout = org.call("describeLayout", "Account").layouts[0]
     items = [item for row in layout.detailLayoutSections[0].layoutRows for item in row.layoutItems]
     assert "Name" in [item.layoutComponents[0].value for item in items if item.required], items[:3]
+    compact = org.call("describeCompactLayouts", "Account").compactLayouts[0]
+    assert compact.fieldItems[0].layoutComponents[0].value == "Name", compact
+    assert [one.objectType for one in org.call("describePrimaryCompactLayouts", ["Account", "Lead"])] == ["Account", "Lead"]
+    assert org.call("describeSearchLayouts", ["Contact"])[0].searchColumns[0].field == "Name"
+    assert "Contact" in [tab.name for tab in org.call("describeAllTabs")]
     tabs = org.call("describeTabs")[0].tabs
     assert "Account" in [tab.sobjectName for tab in tabs], tabs[:2]
     assert org.call("getUserInfo").userId == org.user

@@ -229,3 +229,54 @@ async fn what_is_no_package_changes_nothing() -> Result<(), Failed> {
     assert_eq!((&failure["fileName"], &failure["lineNumber"]), (&json!("objects/A__c.object"), &json!(2)), "{failure}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_quick_action_that_is_deployed_does_what_it_says() -> Result<(), Failed> {
+    let (_sandbox, client) = open(Vec::new()).await?;
+    let action = |rest: &str| format!("<QuickAction {XMLNS}><label>New Deal</label>{rest}</QuickAction>");
+    let make = "<fieldOverrides><field>StageName</field><literalValue>Prospecting</literalValue></fieldOverrides>\
+                <successMessage>Made.</successMessage><targetObject>Opportunity</targetObject>\
+                <targetParentField>Account</targetParentField><type>Create</type>";
+    let page = "<page>Some_Page</page><type>VisualforcePage</type>";
+    let package = packed(&[
+        (
+            "package.xml",
+            manifest(&[
+                ("QuickAction", "Account.New_Deal"),
+                ("QuickAction", "Account.Rename"),
+                ("QuickAction", "Show"),
+            ]),
+        ),
+        ("quickActions/Account.New_Deal.quickAction", action(make)),
+        ("quickActions/Account.Rename.quickAction", action("<type>Update</type>")),
+        ("quickActions/Show.quickAction", action(page)),
+    ])?;
+    let done = deploy(&client, &package, json!({})).await?;
+    assert_eq!(done["success"], true, "{done}");
+    let account = client.create("Account", json!({"Name": "Rad AG"})).await?;
+    let listed = client.call("GET", "/sobjects/Account/quickActions", None).await?.1;
+    let names: Vec<&str> = listed.as_array().into_iter().flatten().filter_map(|one| one["name"].as_str()).collect();
+    assert!(["NewTask", "LogACall", "Account.New_Deal", "Show"].iter().all(|name| names.contains(name)), "{names:?}");
+    let global = client.call("GET", "/quickActions", None).await?.1;
+    assert!(!global.to_string().contains("Account.New_Deal"), "{global}");
+    let path = "/sobjects/Account/quickActions/New_Deal";
+    assert_eq!(client.call("GET", &format!("{path}/defaultValues"), None).await?.1["StageName"], "Prospecting");
+    let body = json!({"contextId": account, "record": {"Name": "Deal", "CloseDate": "2026-12-01"}});
+    let (status, made) = client.call("POST", path, Some(&body)).await?;
+    assert_eq!((status, &made["success"], &made["successMessage"]), (201, &json!(true), &json!("Made.")), "{made}");
+    let id = made["id"].as_str().unwrap_or_default();
+    let deal = client.call("GET", &format!("/sobjects/Opportunity/{id}"), None).await?.1;
+    assert_eq!((&deal["AccountId"], &deal["StageName"]), (&json!(account), &json!("Prospecting")), "{deal}");
+    // A change of the record itself.
+    let body = json!({"contextId": account, "record": {"Name": "Rad SE"}});
+    let (status, changed) = client.call("POST", "/quickActions/Account.Rename", Some(&body)).await?;
+    assert_eq!((status, &changed["created"], &changed["id"]), (201, &json!(false), &json!(account)), "{changed}");
+    assert_eq!(client.call("GET", &format!("/sobjects/Account/{account}"), None).await?.1["Name"], "Rad SE");
+    // What is missing, what only a page does, what is not there.
+    let (status, refused) = client.call("POST", path, Some(&json!({"contextId": account, "record": {}}))).await?;
+    assert_eq!((status, &refused["errors"][0]["statusCode"]), (400, &json!("REQUIRED_FIELD_MISSING")), "{refused}");
+    let (status, shown) = client.call("POST", "/quickActions/Show", Some(&json!({"record": {}}))).await?;
+    assert_eq!((status, &shown["errors"][0]["statusCode"]), (400, &json!("INVALID_OPERATION")), "{shown}");
+    assert_eq!(client.call("POST", "/quickActions/Nothing", Some(&json!({}))).await?.0, 404);
+    Ok(())
+}

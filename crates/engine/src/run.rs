@@ -14,6 +14,7 @@ use crate::chunk::{Chunk, source_key};
 use crate::follow::listen;
 use crate::prepare::{Prepared, is_outdated, prepare, read, rules_of, why_full};
 use crate::report::{Error, Progress, Receipt, Report};
+use crate::settle::Storing;
 use crate::stream::Following;
 use crate::sync::{Deletes, Sync};
 use crate::two_way::capture;
@@ -101,6 +102,7 @@ pub(crate) async fn running<'r>(
         checkpoint,
         letters: dead + parked > 0,
         report: Report { run, sync: sync.name.clone(), ..Report::default() },
+        storing: None,
     })
 }
 
@@ -137,6 +139,8 @@ pub(crate) struct Running<'r> {
     /// True when the sync may have dead letters or parked changes.
     pub(crate) letters: bool,
     pub(crate) report: Report,
+    /// What was written last, while its outcomes are stored.
+    pub(crate) storing: Option<Storing>,
 }
 
 impl Running<'_> {
@@ -172,7 +176,14 @@ impl Running<'_> {
         Ok(self.store.commit(self.owner(), &commit)?)
     }
 
+    /// Runs to the end; all that was settled is stored then, however it ends.
     pub(crate) async fn whole(&mut self) -> Result<(), Error> {
+        let done = self.windows().await;
+        let stored = self.stored().await;
+        done.and(stored)
+    }
+
+    async fn windows(&mut self) -> Result<(), Error> {
         let open = self.open().await?;
         self.report.full = open.full;
         let window = match (&open.until, open.full) {
@@ -304,6 +315,9 @@ impl Running<'_> {
         self.report.receipt.read = self.checkpoint.open.as_ref().map_or(0, |open| open.rows);
         let mut stream = self.source.read(read.clone()).await?;
         let limit = self.target.capabilities().write_rows;
+        // Where all is written and nothing is looked up among it, a chunk is written while the outcomes of the one before
+        // are stored.
+        let ahead = full && !self.prepared.plan.looks_up(&self.sync.definition.mapping);
         let mut chunk = Chunk::default();
         loop {
             let waited = Instant::now();
@@ -332,7 +346,10 @@ impl Running<'_> {
                 chunk.add(batch.records, mapped);
             }
             if rows == 0 || chunk.is_full(limit) {
-                self.settle(std::mem::take(&mut chunk), full, &[]).await?;
+                self.write_chunk(std::mem::take(&mut chunk), full, &[]).await?;
+                if !ahead {
+                    self.stored().await?;
+                }
                 (self.progress)(Progress { rows: self.report.receipt.read, of: before });
             }
         }

@@ -8,7 +8,8 @@ use arrow::compute::take_record_batch;
 use chrono::Utc;
 use endpoint::Target;
 use model::{ChangeBatch, Op, Outcome, RecordError, Side};
-use state::{Commit, DeadLetter, Link};
+use state::{Commit, DeadLetter, Link, Owner, Store};
+use tokio::task::JoinHandle;
 
 use crate::chunk::{Chunk, Ready, base, cell, from_json, row_json, source_key};
 use crate::prepare::BATCH_ROWS;
@@ -19,10 +20,69 @@ use crate::sync::Sync;
 /// How often a batch is written again after a passing failure.
 pub(crate) const WRITE_TRIES: u32 = 4;
 
+/// A commit on its way into the store, on a thread of its own. Whoever lets go of it waits until it is there: nobody finds less
+/// in the store than was settled.
+pub(crate) struct Storing {
+    commit: Option<JoinHandle<state::Result<u64>>>,
+    /// Ends when the commit does.
+    done: std::sync::mpsc::Receiver<()>,
+}
+
+impl Storing {
+    fn begin(store: Store, owner: Owner<'_>, commit: Commit) -> Self {
+        let (sync, mapping) = (owner.sync.to_owned(), owner.mapping.to_owned());
+        let (source, run) = (owner.source, owner.run);
+        let (working, done) = std::sync::mpsc::channel();
+        let commit = tokio::task::spawn_blocking(move || {
+            let _working = working;
+            let begun = Instant::now();
+            store.commit(Owner { sync: &sync, mapping: &mapping, source, run }, &commit)?;
+            Ok(millis(begun))
+        });
+        Self { commit: Some(commit), done }
+    }
+
+    /// Waits for its end; returns how long it took, in milliseconds.
+    async fn wait(&mut self) -> Result<u64, Error> {
+        let Some(commit) = &mut self.commit else { return Ok(0) };
+        let ended = commit.await;
+        self.commit = None;
+        match ended {
+            Ok(stored) => Ok(stored?),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+impl Drop for Storing {
+    fn drop(&mut self) {
+        if self.commit.is_some() {
+            // Nothing is ever sent: what ends is the other end.
+            let _ = self.done.recv();
+        }
+    }
+}
+
 impl Running<'_> {
     /// Writes a chunk and stores the outcome of each of its rows together with the checkpoint.
     /// `letters` are the dead letters that the rows come from, if they do.
     pub(crate) async fn settle(&mut self, chunk: Chunk, full: bool, letters: &[DeadLetter]) -> Result<(), Error> {
+        self.write_chunk(chunk, full, letters).await?;
+        self.stored().await
+    }
+
+    /// Waits until the outcomes of all that was written are stored.
+    pub(crate) async fn stored(&mut self) -> Result<(), Error> {
+        if let Some(storing) = &mut self.storing {
+            let stored = storing.wait().await;
+            self.storing = None;
+            self.report.commit_ms += stored?;
+        }
+        Ok(())
+    }
+
+    /// Writes a chunk, and begins to store the outcome of each of its rows when those of the chunk before are stored.
+    pub(crate) async fn write_chunk(&mut self, chunk: Chunk, full: bool, letters: &[DeadLetter]) -> Result<(), Error> {
         let plan = &self.prepared.plan;
         let parents = if self.target.capabilities().group_by_parent { plan.parent_columns.as_slice() } else { &[] };
         let identity = plan.record_id.unwrap_or(0);
@@ -45,9 +105,8 @@ impl Running<'_> {
                 ..blank_letter(self.sync, Op::Upsert, &row.error)
             });
         }
-        let committing = Instant::now();
-        self.store.commit(self.owner(), &commit)?;
-        self.report.commit_ms += millis(committing);
+        self.stored().await?;
+        self.storing = Some(Storing::begin(self.store.clone(), self.owner(), commit));
         Ok(())
     }
 

@@ -298,7 +298,12 @@ impl Client {
         let bad = || Error::BadAddress { url: request.url.split('?').next().unwrap_or_default().to_owned() };
         let method = request.method.parse().map_err(|_| bad())?;
         let url = reqwest::Url::parse(&request.url).map_err(|_| bad())?;
+        // On one machine it takes longer to press and to unpack than to send.
+        let near = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
         let mut builder = self.inner.request(method, url);
+        if near {
+            builder = builder.header("accept-encoding", "identity");
+        }
         for (name, value) in &request.headers {
             builder = builder.header(*name, value);
         }

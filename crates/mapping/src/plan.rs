@@ -190,6 +190,11 @@ impl Plan {
         self.map(batch, links, false)
     }
 
+    /// True where lookups go through the links of a mapping, so that what was written before a batch has to be known for it.
+    pub fn looks_up(&self, mapping: &str) -> bool {
+        self.outputs.iter().any(|output| matches!(&output.from, From::Link { parent, .. } if parent == mapping))
+    }
+
     fn map(&self, batch: &RecordBatch, links: Links<'_>, whole: bool) -> Result<Mapped, ArrowError> {
         let rows = batch.num_rows();
         let mut reasons: Vec<Option<RecordError>> = vec![None; rows];

@@ -96,6 +96,9 @@ impl Job {
     }
 }
 
+/// Bytes that are written to a file at a time.
+const SPOOLED: usize = 1 << 20;
+
 /// Which file of results of an ingest job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Results {
@@ -225,7 +228,9 @@ impl Client {
 }
 
 async fn spool(response: outbound::Response, file: &Path) -> Result<(), Error> {
-    let mut file = tokio::fs::File::create(file).await.map_err(Error::Spool)?;
+    let file = tokio::fs::File::create(file).await.map_err(Error::Spool)?;
+    // Each write of such a file is a turn on another thread.
+    let mut file = tokio::io::BufWriter::with_capacity(SPOOLED, file);
     let mut body = response.stream();
     while let Some(chunk) = body.next().await {
         file.write_all(&chunk?).await.map_err(Error::Spool)?;

@@ -489,9 +489,19 @@ impl Store {
                 let mut tie = transaction.prepare_cached(&format!(
                     "INSERT OR REPLACE INTO link (mapping, salesforce, external, side, base, {seen}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
                 ))?;
+                let mut add = transaction.prepare_cached(&format!(
+                    "INSERT INTO link (mapping, salesforce, external, side, base, {seen}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT DO NOTHING"
+                ))?;
+                // Where one link is new the next is, too, as a rule, and the same is true of those that are known.
+                let mut new = false;
                 for Link { salesforce, external, side, base, .. } in &commit.links {
                     let values = params![mapping, salesforce, external, side_number(*side), base, run];
-                    if renew.execute(values)? == 0 {
+                    if new && add.execute(values)? > 0 {
+                        continue;
+                    }
+                    new = renew.execute(values)? == 0;
+                    if new {
                         tie.execute(values)?;
                     }
                 }

@@ -1,6 +1,7 @@
 //! Reads records by SOQL: over REST, or for many rows as a Bulk query job, whose id and locator are the
 //! position, so that a read goes on after a crash without asking the org again.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use ::salesforce::bulk::{Kind, NextPage};
@@ -242,7 +243,7 @@ impl Org {
         sender: &Sender,
     ) -> Result<()> {
         let what = || format!("cannot read {} by a Bulk query", read.entity.name);
-        let (job, mut locator) = if let Some(known) = known {
+        let (job, locator) = if let Some(known) = known {
             known
         } else {
             let soql = format!("SELECT {} FROM {}{}", read.fields.join(", "), read.entity.name, conditions(read, None));
@@ -261,38 +262,59 @@ impl Org {
         }
         let folder = tempfile::tempdir()
             .map_err(|error| Error::new(Class::Internal, "cannot make a spool folder").caused_by(error))?;
-        let path = folder.path().join("page.csv");
-        loop {
+        let fetch = async |locator: Option<String>, file: &str| {
+            let path = folder.path().join(file);
             let page = self.client.query_results(&job, locator.as_deref(), PAGE_ROWS, &path).await;
-            let NextPage(next) = page.map_err(failed(what()))?;
+            page.map(|NextPage(next)| (path, next)).map_err(failed(what()))
+        };
+        let (mut files, mut page) = (["b.csv", "a.csv"].into_iter().cycle(), fetch(locator, "a.csv").await?);
+        loop {
+            let (path, next) = page;
             let end = next.as_ref().map(|next| Position::new(format!("job:{job}/{next}")));
-            let (path, schema, kinds, read_copy, sender_copy) =
-                (path.clone(), schema.clone(), kinds.to_vec(), read.clone(), sender.clone());
-            let parsed = tokio::task::spawn_blocking(move || -> Result<bool> {
-                let what = || format!("cannot read the Bulk results of {}", read_copy.entity.name);
-                let file =
-                    std::fs::File::open(&path).map_err(|error| Error::new(Class::Internal, what()).caused_by(error))?;
-                let mut reader = CsvReader::new(file, schema, kinds).map_err(failed(what()))?;
-                let mut waiting = reader.next_batch(read_copy.batch_rows).map_err(failed(what()))?;
-                while let Some(records) = waiting {
-                    waiting = reader.next_batch(read_copy.batch_rows).map_err(failed(what()))?;
-                    // Only the end of a page is a place to go on from.
-                    let position = end.clone().filter(|_| waiting.is_none());
-                    if sender_copy.blocking_send(Ok(Self::batch(&read_copy, records, position))).is_err() {
-                        return Ok(false);
-                    }
+            let (schema, kinds, read, sender) = (schema.clone(), kinds.to_vec(), read.clone(), sender.clone());
+            let parsed =
+                tokio::task::spawn_blocking(move || read_page(&path, schema, kinds, &read, end.as_ref(), &sender));
+            // The page behind it comes while this one is read.
+            let following = async {
+                match (next, files.next()) {
+                    (Some(next), Some(file)) => fetch(Some(next), file).await.map(Some),
+                    _ => Ok(None),
                 }
-                Ok(true)
-            });
-            let parsed = parsed
-                .await
-                .map_err(|error| Error::new(Class::Internal, "a reading thread ended early").caused_by(error))?;
-            if !parsed? || next.is_none() {
-                return Ok(());
+            };
+            let (parsed, following) = tokio::join!(parsed, following);
+            let parsed =
+                parsed.map_err(|error| Error::new(Class::Internal, "a reading thread ended early").caused_by(error))?;
+            let listened = parsed?;
+            match following? {
+                Some(following) if listened => page = following,
+                _ => return Ok(()),
             }
-            locator = next;
         }
     }
+}
+
+/// Reads a file of results and sends its rows, with the place behind them at their end; false when nobody takes them any more.
+fn read_page(
+    path: &Path,
+    schema: SchemaRef,
+    kinds: Vec<Type>,
+    read: &Read,
+    end: Option<&Position>,
+    sender: &Sender,
+) -> Result<bool> {
+    let what = || format!("cannot read the Bulk results of {}", read.entity.name);
+    let file = std::fs::File::open(path).map_err(|error| Error::new(Class::Internal, what()).caused_by(error))?;
+    let mut reader = CsvReader::new(file, schema, kinds).map_err(failed(what()))?;
+    let mut waiting = reader.next_batch(read.batch_rows).map_err(failed(what()))?;
+    while let Some(records) = waiting {
+        waiting = reader.next_batch(read.batch_rows).map_err(failed(what()))?;
+        // Only the end of a page is a place to go on from.
+        let position = end.filter(|_| waiting.is_none()).cloned();
+        if sender.blocking_send(Ok(Org::batch(read, records, position))).is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! PostgreSQL: reads by COPY in key ranges, writes by binary COPY into a stage and a merge.
+//! PostgreSQL: reads by COPY in key ranges, writes by COPY, into tables that were empty as long as all rows are new, else into a stage
+//! with a merge.
 
 mod config;
 mod convert;
@@ -38,6 +39,8 @@ pub struct Postgres {
     idle: Arc<Mutex<Vec<Client>>>,
     /// Who reads which slot.
     turns: Arc<Mutex<HashMap<String, Arc<listen::Turn>>>>,
+    /// Tables that were looked at before something was written, and whether all that comes is new there, as far as is known.
+    fresh: Arc<Mutex<HashMap<String, bool>>>,
 }
 
 /// Connections that are kept for the next call.
@@ -68,7 +71,15 @@ impl Postgres {
             _ => "the local socket".to_owned(),
         };
         let place = format!("{host}/{}", config.get_dbname().unwrap_or_default());
-        Ok(Self { config, place, tls: None, noted: Arc::default(), idle: Arc::default(), turns: Arc::default() })
+        Ok(Self {
+            config,
+            place,
+            tls: None,
+            noted: Arc::default(),
+            idle: Arc::default(),
+            turns: Arc::default(),
+            fresh: Arc::default(),
+        })
     }
 
     /// The same endpoint, over encrypted connections only.

@@ -1,8 +1,10 @@
-//! Writes rows through a stage: binary COPY in, then one merge. When the merge fails on a row, the rows are
-//! halved until the failing ones stand alone.
+//! Writes rows: those of a table that was empty by COPY, as long as none is there already or refused; all others through a stage,
+//! binary COPY in, then one merge. When the merge fails on a row, the rows are halved until the failing ones stand alone.
 
 use std::collections::HashMap;
+use std::sync::PoisonError;
 
+use arrow::array::{Array as _, ArrayRef};
 use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use endpoint::{Error, Guarded, Result, Sink, Target};
@@ -22,9 +24,16 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 impl Sink for Postgres {
     async fn write(&self, target: &Target, changes: &ChangeBatch) -> Result<Vec<Outcome>> {
         let what = format!("cannot write to {}", target.entity.name);
-        let mut client = self.open().await?;
-        let transaction = client.transaction().await.map_err(failed(what.as_str()))?;
+        let mut client = self.borrow().await?;
+        let transaction = client.client()?.transaction().await.map_err(failed(what.as_str()))?;
         let mut merge = Merge::new(target, changes, &transaction)?;
+        if self.is_fresh(&target.entity.name, &transaction).await.map_err(failed(what.as_str()))? {
+            if merge.add().await? {
+                transaction.commit().await.map_err(failed(what))?;
+                return Ok(vec![Outcome::Applied { created: true, id: None }; changes.len()]);
+            }
+            self.fresh.lock().unwrap_or_else(PoisonError::into_inner).insert(target.entity.name.clone(), false);
+        }
         merge.stage().await?;
         for op in [Op::Upsert, Op::Delete] {
             let rows: Vec<usize> =
@@ -60,10 +69,30 @@ impl Sink for Postgres {
     }
 }
 
+impl Postgres {
+    /// True where a table was empty, and took all that was added since.
+    async fn is_fresh(
+        &self,
+        table: &str,
+        transaction: &Transaction<'_>,
+    ) -> std::result::Result<bool, tokio_postgres::Error> {
+        let known = self.fresh.lock().unwrap_or_else(PoisonError::into_inner).get(table).copied();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let sql = format!("SELECT NOT EXISTS (SELECT FROM {})", sql::table(table));
+        let fresh = transaction.query_one(&sql, &[]).await?.get(0);
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner).insert(table.to_owned(), fresh);
+        Ok(fresh)
+    }
+}
+
 struct Merge<'m> {
     changes: &'m ChangeBatch,
     transaction: &'m Transaction<'m>,
     what: String,
+    /// The table, and its columns in the order of the fields.
+    into: String,
     upsert: String,
     delete: String,
     columns: usize,
@@ -121,7 +150,63 @@ impl<'m> Merge<'m> {
         );
         let columns = schema.fields().len();
         let what = format!("cannot write to {}", target.entity.name);
-        Ok(Self { changes, transaction, what, upsert, delete, columns, outcomes: HashMap::new() })
+        let into = format!("{table} ({})", names.join(", "));
+        Ok(Self { changes, transaction, what, into, upsert, delete, columns, outcomes: HashMap::new() })
+    }
+
+    /// Copies all rows into the table itself; false where that is not to be done, or the database will not have all of them:
+    /// then nothing is there.
+    async fn add(&self) -> Result<bool> {
+        let nul = |column: &ArrayRef| {
+            (0..column.len()).any(|row| text_of(column, row).is_some_and(|text| text.contains('\0')))
+        };
+        if self.changes.ops.contains(&Op::Delete) || self.changes.records.columns().iter().any(nul) {
+            return Ok(false);
+        }
+        let failed_here = || failed(self.what.clone());
+        self.transaction.batch_execute("SAVEPOINT rows").await.map_err(failed_here())?;
+        let added = self.copied().await;
+        let refused = match added {
+            Ok(()) => false,
+            Err(error) if error.as_db_error().is_some() && !class(&error).is_transient() => {
+                tracing::debug!(what = self.what, %error, "rows are merged from now on");
+                true
+            }
+            Err(error) => return Err(failed(self.what.clone())(error)),
+        };
+        let end = if refused { "ROLLBACK TO rows" } else { "RELEASE rows" };
+        self.transaction.batch_execute(end).await.map_err(failed_here())?;
+        Ok(!refused)
+    }
+
+    async fn copied(&self) -> std::result::Result<(), tokio_postgres::Error> {
+        let sql = format!("COPY {} FROM STDIN", self.into);
+        let sink: CopyInSink<Bytes> = self.transaction.copy_in(&sql).await?;
+        let mut sink = std::pin::pin!(sink);
+        let mut frame = BytesMut::with_capacity(FRAME_BYTES * 2);
+        let columns = self.changes.records.columns();
+        for row in 0..self.changes.len() {
+            for (index, column) in columns.iter().enumerate() {
+                if index > 0 {
+                    frame.put_u8(b'\t');
+                }
+                match text_of(column.as_ref(), row) {
+                    None => frame.put_slice(b"\\N"),
+                    Some(text) => {
+                        if *column.data_type() == arrow::datatypes::DataType::Binary {
+                            frame.put_slice(b"\\\\x");
+                        }
+                        escape(&mut frame, text.as_bytes());
+                    }
+                }
+            }
+            frame.put_u8(b'\n');
+            if frame.len() >= FRAME_BYTES {
+                sink.send(frame.split().freeze()).await?;
+            }
+        }
+        sink.send(frame.split().freeze()).await?;
+        sink.as_mut().finish().await.map(drop)
     }
 
     /// Copies all rows into the stage, as texts; a row that no text of PostgreSQL can hold is refused.
@@ -215,6 +300,22 @@ impl<'m> Merge<'m> {
         self.transaction.batch_execute(end).await?;
         Ok(answer?.iter().map(|row| (row.get::<_, i32>(0) as usize, row.get(1))).collect())
     }
+}
+
+/// Writes a text as COPY has it: what ends columns and rows, and the backslash itself, stands behind one. Source: PostgreSQL
+/// documentation, COPY, "Text Format".
+fn escape(frame: &mut BytesMut, mut text: &[u8]) {
+    while let Some(at) = text.iter().position(|byte| matches!(byte, b'\\' | b'\t' | b'\n' | b'\r')) {
+        frame.put_slice(&text[..at]);
+        frame.put_slice(match text[at] {
+            b'\\' => b"\\\\",
+            b'\t' => b"\\t",
+            b'\n' => b"\\n",
+            _ => b"\\r",
+        });
+        text = &text[at + 1..];
+    }
+    frame.put_slice(text);
 }
 
 pub(super) fn refusal(error: &tokio_postgres::Error) -> RecordError {

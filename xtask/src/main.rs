@@ -1,4 +1,4 @@
-//! The project's own chores: `cargo xtask check | test | demo | simulate | proto`.
+//! The project's own chores: `cargo xtask check | test | demo | simulate | bench | proto`.
 //!
 //! `check` holds the floors of ARCHITECTURE.md; `test` is the whole gate, the same that CI runs.
 
@@ -20,6 +20,8 @@ const HELP: &str = "cargo xtask <chore>
   demo    build what is needed and run the demo (arguments are passed on)
   simulate [--seeds N] [--from SEED]
           two-way histories with people who edit and an engine that crashes; one that fails is told step by step
+  bench [NAME] [--rows N] [--short]
+          what we measure, beside what users would use instead and the physical limit; `extract` if no name is given
   proto   write the code of both ends of the Pub/Sub API from proto/pubsub.proto
 ";
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         "test" => test(&root()),
         "demo" => demo(&root(), &rest),
         "simulate" => simulate(&root(), &rest),
+        "bench" => bench(&root(), &rest),
         "proto" => proto::write(&root()),
         _ => {
             eprint!("{HELP}");
@@ -113,6 +116,20 @@ fn simulate(root: &Path, rest: &[String]) -> Chore {
         command.env(name, value.ok_or_else(|| format!("{word} wants a number"))?);
     }
     run("simulation", &mut command)
+}
+
+fn bench(root: &Path, rest: &[String]) -> Chore {
+    let services = services::Services::start(root)?;
+    let clients = clients::Clients::ready(root)?;
+    let packages = ["build", "--release", "--locked", "--package", "bridgehead", "--package", "bridgehead-bench"];
+    run("build", &mut cargo(root, &packages))?;
+    let mut command = cargo(
+        root,
+        &["run", "--quiet", "--release", "--locked", "--package", "bridgehead-bench", "--bin", "bench", "--"],
+    );
+    let named = rest.first().is_some_and(|word| !word.starts_with('-'));
+    command.args((!named).then_some("extract")).args(rest);
+    run("bench", command.envs(services.environment()).envs(clients.environment()))
 }
 
 fn demo(root: &Path, rest: &[String]) -> Chore {

@@ -4,11 +4,12 @@ mod brokers;
 
 use std::sync::Arc;
 
-use endpoint::Sink as _;
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use endpoint::{Catalog as _, Sink as _, Target};
 use endpoints_data::files::{Dialect, Files};
 use endpoints_data::sqlite::Sqlite;
 use futures::StreamExt as _;
-use model::{Entity, Field, Type};
+use model::{ChangeBatch, Entity, Field, Outcome, Type};
 
 #[tokio::test]
 async fn sqlite_keeps_the_contract() -> Result<(), Box<dyn std::error::Error>> {
@@ -231,4 +232,49 @@ async fn files_in_an_object_store_keep_the_contract() -> Result<(), Box<dyn std:
         endpoint::contract::check(&*files, name, ["k", "name", "amount", "at"]).await;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn postgres_copies_what_is_new_and_merges_the_rest() -> Result<(), Box<dyn std::error::Error>> {
+    let url = std::env::var("BRIDGEHEAD_TEST_POSTGRES")?;
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    client
+        .batch_execute(
+            "DROP SCHEMA IF EXISTS copied CASCADE; CREATE SCHEMA copied;
+             CREATE TABLE copied.notes (k text PRIMARY KEY, note varchar(12))",
+        )
+        .await?;
+    let database = endpoints_data::postgres::Postgres::new(&url, None)?;
+    let entity = database.describe("copied.notes").await?;
+    let target = Target { entity, key: "k".to_owned(), sync: "notes".to_owned() };
+    let batch = |rows: &[(&str, Option<&str>)]| -> Result<ChangeBatch, arrow::error::ArrowError> {
+        let keys: StringArray = rows.iter().map(|(key, _)| Some(*key)).collect();
+        let notes: StringArray = rows.iter().map(|(_, note)| *note).collect();
+        let columns: [(&str, ArrayRef, bool); 2] = [("k", Arc::new(keys), true), ("note", Arc::new(notes), true)];
+        Ok(ChangeBatch::upserts(RecordBatch::try_from_iter_with_nullable(columns)?, None))
+    };
+    // What means something to COPY is a text like any other.
+    let odd = ["a\\b", "\\N", "tab\tx", "line\nnext", "\r\n", "\\.", "\u{fc}\\", ""];
+    let mut rows: Vec<(&str, Option<&str>)> = odd.iter().map(|text| (*text, Some(*text))).collect();
+    rows.push(("none", None));
+    let outcomes = database.write(&target, &batch(&rows)?).await?;
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Applied { created: true, .. })), "{outcomes:?}");
+    let found = client.query("SELECT k, note FROM copied.notes", &[]).await?;
+    assert_eq!(found.len(), rows.len());
+    for row in &found {
+        let (key, note): (&str, Option<&str>) = (row.get(0), row.get(1));
+        assert_eq!(note, (key != "none").then_some(key));
+    }
+    // One that is there, one that is refused, and one that is new.
+    let rows =
+        [("none", Some("one")), ("long", Some("far too long a note")), ("new", Some("two")), ("a\\b", Some("a\\b"))];
+    let outcomes = database.write(&target, &batch(&rows)?).await?;
+    assert!(matches!(outcomes[0], Outcome::Applied { created: false, .. }), "{outcomes:?}");
+    assert!(matches!(&outcomes[1], Outcome::Refused(error) if error.code == "22001"), "{outcomes:?}");
+    assert!(matches!(outcomes[2], Outcome::Applied { created: true, .. }), "{outcomes:?}");
+    assert!(matches!(outcomes[3], Outcome::Unchanged), "{outcomes:?}");
+    let one = client.query_one("SELECT note FROM copied.notes WHERE k = 'none'", &[]).await?;
+    assert_eq!(one.get::<_, &str>(0), "one");
+    Ok(client.batch_execute("DROP SCHEMA copied CASCADE").await?)
 }

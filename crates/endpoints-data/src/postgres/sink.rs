@@ -27,7 +27,9 @@ impl Sink for Postgres {
         let mut client = self.borrow().await?;
         let transaction = client.client()?.transaction().await.map_err(failed(what.as_str()))?;
         let mut merge = Merge::new(target, changes, &transaction)?;
-        if self.is_fresh(&target.entity.name, &transaction).await.map_err(failed(what.as_str()))? {
+        // Where the key does not stand alone, the same row could come twice and nobody would say so.
+        let alone = target.entity.field(&target.key).is_some_and(|field| field.unique);
+        if alone && self.is_fresh(&target.entity.name, &transaction).await.map_err(failed(what.as_str()))? {
             if merge.add().await? {
                 transaction.commit().await.map_err(failed(what))?;
                 return Ok(vec![Outcome::Applied { created: true, id: None }; changes.len()]);

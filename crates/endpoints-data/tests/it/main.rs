@@ -242,7 +242,8 @@ async fn postgres_copies_what_is_new_and_merges_the_rest() -> Result<(), Box<dyn
     client
         .batch_execute(
             "DROP SCHEMA IF EXISTS copied CASCADE; CREATE SCHEMA copied;
-             CREATE TABLE copied.notes (k text PRIMARY KEY, note varchar(12))",
+             CREATE TABLE copied.notes (k text PRIMARY KEY, note varchar(12));
+             CREATE TABLE copied.parts (k text, note varchar(12), PRIMARY KEY (k, note))",
         )
         .await?;
     let database = endpoints_data::postgres::Postgres::new(&url, None)?;
@@ -273,5 +274,12 @@ async fn postgres_copies_what_is_new_and_merges_the_rest() -> Result<(), Box<dyn
     assert!(matches!(outcomes[3], Outcome::Unchanged), "{outcomes:?}");
     let one = client.query_one("SELECT note FROM copied.notes WHERE k = 'none'", &[]).await?;
     assert_eq!(one.get::<_, &str>(0), "one");
+    // A part of a key lets a row come twice: nothing is copied.
+    let entity = database.describe("copied.parts").await?;
+    let parts = Target { entity, ..target };
+    let refused = database.write(&parts, &batch(&[("1", Some("a"))])?).await.expect_err("a part of a key is none");
+    assert_eq!(refused.class(), model::Class::Mapping, "{refused}");
+    let count: i64 = client.query_one("SELECT count(*) FROM copied.parts", &[]).await?.get(0);
+    assert_eq!(count, 0);
     Ok(client.batch_execute("DROP SCHEMA copied CASCADE").await?)
 }

@@ -474,10 +474,7 @@ impl Org {
     /// Upserts records of perhaps several objects, those that stand together at once.
     fn soap_upsert(&self, asked: &Asked<'_>) -> Answered<Value> {
         let records: Vec<Value> = asked.all("sObjects").into_iter().map(record).collect();
-        if records.len() > MOST {
-            let message = format!("record limit reached. cannot submit more than {MOST} records into this call");
-            return Err(ApiError::new(400, "EXCEEDED_MAX_SIZE_REQUEST", message));
-        }
+        office::too_many(records.len(), MOST)?;
         let key = asked.text("externalIDFieldName")?;
         let kind = |record: &Value| record["attributes"]["type"].as_str().unwrap_or_default().to_owned();
         let mut outcomes = Vec::with_capacity(records.len());

@@ -16,7 +16,8 @@ const RECIPIENTS: usize = 150;
 const MOST_SEARCHED: usize = 50;
 const MOST_TEXTS: usize = 10;
 
-fn too_many(number: usize, most: usize) -> Answered<()> {
+/// Refuses more records than a call takes.
+pub(super) fn too_many(number: usize, most: usize) -> Answered<()> {
     if number <= most {
         return Ok(());
     }

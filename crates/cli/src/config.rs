@@ -63,6 +63,21 @@ pub(crate) struct SyncConfig {
     /// Two-way syncs: largest share of the linked records that may have changed on one side since the last run, 0 to 1.
     #[serde(default)]
     pub(crate) change_brake: Option<f64>,
+    /// How both sides are compared by `bridgehead reconcile`.
+    #[serde(default)]
+    pub(crate) reconcile: ReconcileConfig,
+}
+
+/// How both sides of a sync are compared.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReconcileConfig {
+    /// By how much numbers may differ, and times in seconds; by field as the target calls it, of two-way syncs as Salesforce does.
+    #[serde(default)]
+    pub(crate) tolerance: BTreeMap<String, f64>,
+    /// Fields that are not compared, named likewise.
+    #[serde(default)]
+    pub(crate) ignore: Vec<String>,
 }
 
 /// Which way records move.

@@ -7,6 +7,7 @@ mod conflicts;
 mod demo;
 mod follow;
 mod project;
+mod reconcile;
 mod sandbox;
 mod serve;
 
@@ -71,6 +72,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Read both sides of syncs whole and say what differs; ends with an error where something does.
+    Reconcile(reconcile::Arguments),
     /// Say what the streams of followed syncs do: how many changes, how late, how often cut.
     Streams {
         /// One JSON object per stream, instead of text.
@@ -252,6 +255,7 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Plan { syncs, json } => commands::plan(&open()?, &syncs, json).await,
         Command::Run { syncs, force, follow: true, json, .. } => follow::follow(&open()?, &syncs, force, json).await,
         Command::Run { syncs, full, force, json, .. } => commands::run(&open()?, &syncs, full, force, json).await,
+        Command::Reconcile(arguments) => reconcile::run(&open()?, &arguments).await,
         Command::Streams { json } => follow::streams(&open()?, json),
         Command::Serve { port } => serve::serve(open()?, port).await,
         Command::Undo { run, force, json } => commands::undo(&open()?, run, force, json).await,

@@ -12,7 +12,7 @@ use secrecy::SecretString;
 use state::Store;
 
 use crate::Failure;
-use crate::config::{Config, DeletesConfig, DirectionConfig, SyncConfig, kinds};
+use crate::config::{Config, DeletesConfig, DirectionConfig, ReconcileConfig, SyncConfig, kinds};
 
 /// The file that makes a folder a project.
 const FILE: &str = "bridgehead.yaml";
@@ -188,6 +188,18 @@ impl Project {
         engine::in_order(syncs).map_err(|(mapping, mistake)| wrong(format!("{}:{mistake}", self.file_of(&mapping))))
     }
 
+    /// Returns how both sides of a sync are to be compared.
+    pub(crate) fn reconciling(&self, sync: &str) -> ReconcileConfig {
+        let config = self.config.syncs().iter().find(|config| config.sync == sync);
+        config.map(|config| config.reconcile.clone()).unwrap_or_default()
+    }
+
+    /// Returns the folder of the state file, for what is kept beside it.
+    pub(crate) fn state_folder(&self) -> PathBuf {
+        let state = self.folder.join(&self.config.state);
+        state.parent().unwrap_or(&self.folder).to_owned()
+    }
+
     /// Returns the file of a mapping.
     pub(crate) fn file_of(&self, mapping: &str) -> String {
         self.mappings.get(mapping).map(|(path, _)| path.display().to_string()).unwrap_or_default()
@@ -228,11 +240,10 @@ impl Project {
             let words: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
             wrong(format!("{place}: its kind is {kind:?}; there are {}", words.join(", ")))
         })?;
-        let state = self.folder.join(&self.config.state);
         let setup = Setup {
             name,
             folder: &self.folder,
-            state: state.parent().unwrap_or(&self.folder),
+            state: &self.state_folder(),
             references: &Follow(&self.folder),
             journal: Arc::new(Work(self.store.clone())),
         };

@@ -1,5 +1,6 @@
 //! A chunk: mapped rows that are written and committed together, with the source rows they came from.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
@@ -55,10 +56,10 @@ impl Chunk {
         let mut refused = self.refused;
         let place = mapped.schema_ref().index_of(key)?;
         // Of rows with one target key the last of one source record counts; another record is refused.
-        let mut holders: HashMap<String, usize> = HashMap::with_capacity(mapped.num_rows());
+        let mut holders: HashMap<Cow<'_, str>, usize> = HashMap::with_capacity(mapped.num_rows());
         let mut keep = vec![true; mapped.num_rows()];
         for row in 0..mapped.num_rows() {
-            let text = text_of(mapped.column(place).as_ref(), row).unwrap_or_default().into_owned();
+            let text = text_of(mapped.column(place).as_ref(), row).unwrap_or_default();
             let Some(before) = holders.insert(text.clone(), row) else { continue };
             let origin = |row: usize| text_of(source.column(identity).as_ref(), self.origins[row] as usize);
             let same = (0..mapped.num_columns()).all(|column| {
@@ -68,12 +69,12 @@ impl Chunk {
                 keep[before] = false;
             } else {
                 keep[row] = false;
-                holders.insert(text.clone(), before);
                 let message = format!("{key} {text:?} is that of another record in the same batch, which was taken");
                 refused.push((
                     self.origins[row] as usize,
                     RecordError::rejected("DUPLICATE_KEY", message).with_field(key),
                 ));
+                holders.insert(text, before);
             }
         }
         let mut order: Vec<u32> = (0..mapped.num_rows() as u32).collect();
@@ -132,15 +133,22 @@ pub(crate) fn from_json(
     Ok((RecordBatch::try_from_iter_with_nullable(columns.collect::<Vec<(String, ArrayRef, bool)>>())?, kept))
 }
 
-/// Returns the base of a row: a fingerprint of 8 bytes for each field.
-pub(crate) fn base(batch: &RecordBatch, row: usize) -> Vec<u8> {
-    let mut base = Vec::with_capacity(batch.num_columns() * 8);
+/// Returns for each row the print of all its values: its base, where records go one way.
+pub(crate) fn bases(batch: &RecordBatch) -> Vec<u64> {
+    let mut bases = vec![0; batch.num_rows()];
     for column in batch.columns() {
-        // A text and the absence of one must differ.
-        let print = text_of(column.as_ref(), row).map_or(0, |text| digest(text.as_bytes()) | 1);
-        base.extend_from_slice(&print.to_le_bytes());
+        for (row, base) in bases.iter_mut().enumerate() {
+            // A text and the absence of one must differ.
+            let print = text_of(column.as_ref(), row).map_or(0, |text| digest(text.as_bytes()) | 1);
+            *base = joined(*base, print);
+        }
     }
-    base
+    bases
+}
+
+/// Adds the print of one more value to that of a row.
+pub(crate) fn joined(row: u64, value: u64) -> u64 {
+    (row.rotate_left(23) ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 /// Returns the text of a value; empty for null.

@@ -137,9 +137,11 @@ fn gone(base: &Base, side: Side, left: Half<'_>, rules: &Rules) -> Decision {
     if !rules.deletes {
         return Decision::Leave;
     }
-    let changed = left.own.iter().zip(base).zip(&rules.fields).any(|((now, base), (way, _))| {
+    let changed = rules.fields.iter().enumerate().any(|(field, (way, _))| {
+        // What is computed one way has no value of its own where it comes from: it is what comes of it.
+        let now = if *way == Way::Both { left.own[field] } else { left.across[field] };
         // What was never agreed on counts as changed, too.
-        *way != Way::To(other) && base.map_or(*now != 0, |base| base[place(other)] != *now)
+        *way != Way::To(other) && base[field].map_or(left.own[field] != 0, |base| base[place(other)] != now)
     });
     let contested = match rules.asked {
         Some(winner) if winner == side => Contested::DeleteWins,
@@ -391,5 +393,12 @@ mod tests {
             merge(None, Some(half(&[1])), None, &kept),
             Decision::Create { side: Side::External, contested: false }
         );
+        // What Salesforce computes for the other side was not changed as long as the same comes of it.
+        let computed = Rules { fields: vec![(Way::To(Side::External), None)], ..rules(Policy::Salesforce) };
+        let left = |across| {
+            merge(Some(&vec![Some([20, 20])]), Some(Half { own: &[0], across, changed: None }), None, &computed)
+        };
+        assert_eq!(left(&[20]), Decision::Delete { side: Side::Salesforce, contested: false });
+        assert_eq!(left(&[21]), Decision::Create { side: Side::External, contested: true });
     }
 }

@@ -179,6 +179,8 @@ pub async fn forecast(
     store: &Store,
     parents: Parents<'_>,
 ) -> Result<Forecast, Error> {
+    let calls = || source.calls() + target.calls();
+    let before = calls();
     let mut prepared = prepare(sync, source, target, store, parents).await?;
     let checkpoint = store.checkpoint(&sync.name)?;
     // Before the first run nothing captures yet.
@@ -203,7 +205,10 @@ pub async fn forecast(
             (full, window) = (Some(OUTDATED), None);
         }
     }
+    let asked = calls();
     let rows = source.count(&read(&prepared, sync, window)).await?;
+    // The same questions as a run's, which counts once more at the end.
+    let questions = calls() - before + calls() - asked;
     let (from, to) = (sync.direction.source(), sync.direction.target());
     let spent = target.calls();
     prepared.target.entity.rules = target.rules(&prepared.target.entity).await?;
@@ -215,7 +220,7 @@ pub async fn forecast(
     Ok(Forecast {
         full,
         rows,
-        calls: source.forecast_read_calls(rows) + target.forecast_calls(rows) + again,
+        calls: questions + source.forecast_read_calls(rows) + target.forecast_calls(rows) + again,
         calls_left: source.allowance().or(target.allowance()),
         parked: store.count_dead_letters(Some(&sync.name))?.1,
         conversions: prepared.plan.conversions,

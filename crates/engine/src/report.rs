@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow::error::ArrowError;
 use mapping::Mistake;
 use model::{Class, Fingerprint};
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,14 @@ pub enum Error {
         /// Records that are linked.
         of: u64,
     },
+    /// Rows that don't fit the memory can't be kept on disk.
+    #[error("cannot keep rows in {folder} while they are compared")]
+    Spill {
+        /// The folder.
+        folder: String,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// There is nothing to undo.
     #[error("run {run} wrote nothing that can be undone: {why}")]
     NothingToUndo {
@@ -73,13 +82,28 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns why a batch can't be mapped: a rule may have rejected it.
+    pub(crate) fn batch(sync: &str, error: ArrowError) -> Self {
+        match error {
+            ArrowError::ExternalError(inner) => match inner.downcast() {
+                Ok(rejected) => Self::Rejected(*rejected),
+                Err(inner) => Self::Batch { sync: sync.to_owned(), source: ArrowError::ExternalError(inner) },
+            },
+            source => Self::Batch { sync: sync.to_owned(), source },
+        }
+    }
+
+    pub(crate) fn spill(folder: &std::path::Path, source: std::io::Error) -> Self {
+        Self::Spill { folder: folder.display().to_string(), source }
+    }
+
     /// Returns what the caller can do.
     pub fn class(&self) -> Class {
         match self {
             Self::Mapping(_) | Self::NothingToUndo { .. } => Class::Mapping,
             Self::Endpoint(error) => error.class(),
             Self::State(error) => error.class(),
-            Self::Batch { .. } => Class::Internal,
+            Self::Batch { .. } | Self::Spill { .. } => Class::Internal,
             Self::Rejected(_) => Class::Rejected,
             Self::Brake { .. } | Self::ChangeBrake { .. } | Self::ClockSkew { .. } | Self::Stopped => Class::Stopped,
         }
@@ -173,6 +197,9 @@ pub struct Report {
     /// The run that this one undoes.
     #[serde(default)]
     pub undoes: Option<i64>,
+    /// True where it wrote what a comparison of both sides found to differ.
+    #[serde(default)]
+    pub repairs: bool,
     /// Records that an undo left alone, since they were changed after the run that it undoes.
     #[serde(default)]
     pub left: u64,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use endpoint::{Endpoint, Window, is_captured};
 use futures::StreamExt as _;
-use mapping::{Parents, Rejected};
+use mapping::Parents;
 use model::{Position, Side};
 use state::{Checkpoint, Commit, Open, Owner, Store};
 use tokio_util::sync::CancellationToken;
@@ -79,6 +79,7 @@ pub(crate) async fn running<'r>(
     options: &'r Options,
     progress: &'r (dyn Fn(Progress) + Send + std::marker::Sync),
 ) -> Result<Running<'r>, Error> {
+    let calls_before = source.calls() + target.calls();
     let mut prepared = prepare(sync, source, target, store, parents).await?;
     let checkpoint = store.checkpoint(&sync.name)?;
     let (to, entity) = (sync.direction.target(), &prepared.target.entity);
@@ -101,6 +102,7 @@ pub(crate) async fn running<'r>(
         prepared,
         checkpoint,
         letters: dead + parked > 0,
+        calls_before,
         report: Report { run, sync: sync.name.clone(), ..Report::default() },
         storing: None,
     })
@@ -139,6 +141,8 @@ pub(crate) struct Running<'r> {
     /// True when the sync may have dead letters or parked changes.
     pub(crate) letters: bool,
     pub(crate) report: Report,
+    /// Calls of both sides before it began.
+    calls_before: u64,
     /// What was written last, while its outcomes are stored.
     pub(crate) storing: Option<Storing>,
 }
@@ -154,21 +158,17 @@ impl Running<'_> {
         }
     }
 
+    fn calls(&self) -> u64 {
+        self.source.calls() + self.target.calls()
+    }
+
     pub(crate) fn source_side(&self) -> Side {
         self.sync.direction.source()
     }
 
     pub(crate) fn batch_error(&self) -> impl Fn(arrow::error::ArrowError) -> Error + use<> {
         let sync = self.sync.name.clone();
-        move |source| match source {
-            arrow::error::ArrowError::ExternalError(inner) if inner.is::<Rejected>() => match inner.downcast() {
-                Ok(rejected) => Error::Rejected(*rejected),
-                Err(inner) => {
-                    Error::Batch { sync: sync.clone(), source: arrow::error::ArrowError::ExternalError(inner) }
-                }
-            },
-            source => Error::Batch { sync: sync.clone(), source },
-        }
+        move |error| Error::batch(&sync, error)
     }
 
     pub(crate) fn commit_checkpoint(&self) -> Result<(), Error> {
@@ -303,8 +303,14 @@ impl Running<'_> {
     async fn read_window(&mut self, window: Option<Window>) -> Result<(), Error> {
         let full = window.is_none();
         let mut read = read(&self.prepared, self.sync, window);
+        let asked = self.calls();
         let before = self.source.count(&read).await?;
-        self.report.calls_forecast = self.source.forecast_read_calls(before) + self.target.forecast_calls(before);
+        if self.report.calls_forecast == 0 {
+            // The count is asked for once more at the end.
+            let spent = self.calls() - self.calls_before + self.calls() - asked;
+            let work = self.source.forecast_read_calls(before) + self.target.forecast_calls(before);
+            self.report.calls_forecast = spent + work;
+        }
         read.from = self.checkpoint.open.as_ref().and_then(|open| open.position.clone()).map(Position::new);
         if read.from.is_some() && !self.source.holds(&read).await? {
             tracing::info!(sync = self.sync.name, "the source can't go on from where it was; reading from the start");

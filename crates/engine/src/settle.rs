@@ -11,7 +11,7 @@ use model::{ChangeBatch, Op, Outcome, RecordError, Side};
 use state::{Commit, DeadLetter, Link, Owner, Store};
 use tokio::task::JoinHandle;
 
-use crate::chunk::{Chunk, Ready, base, cell, from_json, row_json, source_key};
+use crate::chunk::{Chunk, Ready, bases, cell, from_json, row_json, source_key};
 use crate::prepare::BATCH_ROWS;
 use crate::report::Error;
 use crate::run::{Running, millis};
@@ -129,7 +129,7 @@ impl Running<'_> {
             let keys: Vec<&str> = ties.iter().map(String::as_str).collect();
             self.store.links(&self.sync.definition.mapping, side, &keys)?
         };
-        let mut bases: Vec<Vec<u8>> = (0..rows).map(|row| base(&ready.mapped, row)).collect();
+        let bases: Vec<[u8; 8]> = bases(&ready.mapped).into_iter().map(u64::to_le_bytes).collect();
         let agreed = |row: &usize| {
             known.get(&ties[*row]).is_some_and(|link| link.side == side.other() && link.base == bases[*row])
         };
@@ -170,7 +170,7 @@ impl Running<'_> {
                     id
                 }
             };
-            let (tie, base) = (ties[row].clone(), std::mem::take(&mut bases[row]));
+            let (tie, base) = (ties[row].clone(), bases[row].to_vec());
             let counterpart = || cell(&ready.mapped, target_key, row);
             commit.links.push(match side {
                 Side::Salesforce => {

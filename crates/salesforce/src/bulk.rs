@@ -1,6 +1,7 @@
 //! Bulk API 2.0: jobs whose rows travel as CSV, through files on our side, never whole in memory.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use outbound::{Body, Request};
@@ -16,6 +17,9 @@ use crate::error::Error;
 /// The org counts 150 MB after base64, which can add half again; 100 MB of raw CSV always fits.
 /// Source: Bulk API 2.0 Developer Guide, "Upload Job Data".
 pub const MAX_UPLOAD_BYTES: u64 = 100_000_000;
+
+/// Longest pause before a question about a job that tells how far it is, in pauses between those about others.
+const FORESEEN: u32 = 15;
 
 /// Which of the two kinds of job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,16 +180,27 @@ impl Client {
 
     /// Waits until the org has done with a job. Dropping the future stops waiting, not the job.
     ///
-    /// The first questions come quickly, for small jobs; then one every `poll_interval`.
-    pub async fn wait_for(&self, kind: Kind, job: &str) -> Result<Job, Error> {
-        let mut pause = (self.settings().poll_interval / 40).max(std::time::Duration::from_millis(5));
+    /// The first questions come quickly, for small jobs; then, where the job tells how far it is with its `rows`, when it is
+    /// likely to be done, and else every `poll_interval`.
+    pub async fn wait_for(&self, kind: Kind, job: &str, rows: u64) -> Result<Job, Error> {
+        let interval = self.settings().poll_interval;
+        let least = (interval / 40).max(Duration::from_millis(5));
+        let (mut pause, mut first) = (least, None);
         loop {
             let state = self.job(kind, job).await?;
             if state.ended() {
                 return Ok(state);
             }
+            let now = (Instant::now(), state.number_records_processed);
+            let (begun, before) = *first.get_or_insert(now);
+            pause = match now.1.saturating_sub(before) {
+                // What is left will take as long as what was done did, row by row.
+                done if done > 0 && rows > now.1 => {
+                    begun.elapsed().mul_f64((rows - now.1) as f64 / done as f64).clamp(least, interval * FORESEEN)
+                }
+                _ => (pause * 2).min(interval),
+            };
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(self.settings().poll_interval);
         }
     }
 

@@ -222,6 +222,24 @@ pub struct Run {
     pub body: String,
 }
 
+/// Comparisons of a sync that are kept.
+pub const RECONCILIATIONS: u32 = 100;
+
+/// What came of comparing both sides of a sync.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reconciled {
+    /// Its number.
+    pub id: i64,
+    /// The sync.
+    pub sync: String,
+    /// When it began, in RFC 3339.
+    pub at: String,
+    /// True when both sides held the same.
+    pub agrees: bool,
+    /// Counts and samples, as JSON.
+    pub body: String,
+}
+
 /// Whose commit it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner<'o> {
@@ -635,6 +653,41 @@ impl Store {
     /// Forgets a dead letter; false when there is none of this number.
     pub fn drop_dead_letter(&self, id: i64) -> Result<bool> {
         self.with(|db| Ok(db.execute("DELETE FROM dead_letter WHERE id = ?1", [id])? > 0))
+    }
+
+    /// Keeps what came of comparing both sides of a sync, and returns its number; of each sync the newest
+    /// [`RECONCILIATIONS`] are kept.
+    pub fn keep_reconciliation(&self, sync: &str, at: &str, agrees: bool, body: &str) -> Result<i64> {
+        self.with(|db| {
+            let transaction = db.transaction()?;
+            let sql = "INSERT INTO reconciliation (sync, at, agrees, body) VALUES (?1, ?2, ?3, ?4)";
+            transaction.execute(sql, params![sync, at, agrees, body])?;
+            let id = transaction.last_insert_rowid();
+            let sql = "DELETE FROM reconciliation WHERE sync = ?1 AND id <= (SELECT id FROM reconciliation
+                       WHERE sync = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)";
+            transaction.execute(sql, params![sync, RECONCILIATIONS])?;
+            transaction.commit()?;
+            Ok(id)
+        })
+    }
+
+    /// Returns what came of the newest comparisons, newest first; only those of `sync` where it is given.
+    pub fn reconciliations(&self, sync: Option<&str>, limit: u32) -> Result<Vec<Reconciled>> {
+        self.with(|db| {
+            let sql = "SELECT id, sync, at, agrees, body FROM reconciliation WHERE ?1 IS NULL OR sync = ?1
+                       ORDER BY id DESC LIMIT ?2";
+            db.prepare_cached(sql)?
+                .query_map(params![sync, limit], |row| {
+                    Ok(Reconciled {
+                        id: row.get(0)?,
+                        sync: row.get(1)?,
+                        at: row.get(2)?,
+                        agrees: row.get(3)?,
+                        body: row.get(4)?,
+                    })
+                })?
+                .collect()
+        })
     }
 
     /// Remembers a piece of work at the other side.

@@ -60,6 +60,12 @@ const STEPS: &[&str] = &[
     CREATE TABLE stream (sync TEXT NOT NULL, side INTEGER NOT NULL, body TEXT NOT NULL, ended INTEGER NOT NULL,
                          at TEXT NOT NULL, UNIQUE (sync, side));
 ",
+    "
+    -- What came of comparing both sides of a sync.
+    CREATE TABLE reconciliation (id INTEGER PRIMARY KEY AUTOINCREMENT, sync TEXT NOT NULL, at TEXT NOT NULL,
+                                 agrees INTEGER NOT NULL, body TEXT NOT NULL);
+    CREATE INDEX reconciliation_sync ON reconciliation (sync, id);
+",
 ];
 
 /// The format that this version writes.

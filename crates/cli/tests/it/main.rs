@@ -10,6 +10,7 @@ mod follow;
 mod log_capture;
 mod pairing;
 mod projects;
+mod reconcile;
 mod runs;
 mod sandbox;
 mod two_way;

@@ -77,7 +77,10 @@ impl Org {
             match self.client.job(Kind::Ingest, &job).await {
                 Ok(state) if state.state == "Open" => drop(self.client.abort(Kind::Ingest, &job).await),
                 Ok(state) if !state.ended() => {
-                    self.client.wait_for(Kind::Ingest, &job).await.map_err(failed("cannot wait for an earlier job"))?;
+                    self.client
+                        .wait_for(Kind::Ingest, &job, 0)
+                        .await
+                        .map_err(failed("cannot wait for an earlier job"))?;
                 }
                 Ok(_) => {}
                 Err(error) if error.code() == Some("NOT_FOUND") => {}
@@ -202,7 +205,7 @@ impl Org {
         let done = async {
             self.client.upload(&job.id, &path).await?;
             self.client.close(&job.id).await?;
-            self.client.wait_for(Kind::Ingest, &job.id).await.and_then(Job::completed)
+            self.client.wait_for(Kind::Ingest, &job.id, rows.len() as u64).await.and_then(Job::completed)
         };
         done.await.map_err(failed(what()))?;
         let found = self.results(target, &job.id, &path).await?;

@@ -110,11 +110,12 @@ impl Source for Org {
     }
 
     fn forecast_read_calls(&self, rows: u64) -> u64 {
+        // They are counted first.
         if rows < self.bulk_rows {
-            rows.div_ceil(REST_PAGE_ROWS).max(1)
+            1 + rows.div_ceil(REST_PAGE_ROWS).max(1)
         } else {
             // Create, a few questions, a page of results each 50,000 rows.
-            4 + rows.div_ceil(PAGE_ROWS as u64)
+            5 + rows.div_ceil(PAGE_ROWS as u64)
         }
     }
 
@@ -155,10 +156,10 @@ impl Source for Org {
             let work = async {
                 match place {
                     Place::Start if rows >= this.bulk_rows => {
-                        this.read_job(&read, &schema, &kinds, None, &sender).await
+                        this.read_job(&read, &schema, &kinds, None, rows, &sender).await
                     }
                     Place::Job { job, locator } => {
-                        this.read_job(&read, &schema, &kinds, Some((job, locator)), &sender).await
+                        this.read_job(&read, &schema, &kinds, Some((job, locator)), rows, &sender).await
                     }
                     Place::Start => this.read_pages(&read, &schema, &kinds, None, &sender).await,
                     Place::Id(id) => this.read_pages(&read, &schema, &kinds, Some(id), &sender).await,
@@ -240,6 +241,7 @@ impl Org {
         schema: &SchemaRef,
         kinds: &[Type],
         known: Option<(String, Option<String>)>,
+        rows: u64,
         sender: &Sender,
     ) -> Result<()> {
         let what = || format!("cannot read {} by a Bulk query", read.entity.name);
@@ -250,7 +252,7 @@ impl Org {
             (self.client.create_query_job(&soql, read.deleted).await.map_err(failed(what()))?.id, None)
         };
         self.client
-            .wait_for(Kind::Query, &job)
+            .wait_for(Kind::Query, &job, rows)
             .await
             .and_then(::salesforce::bulk::Job::completed)
             .map_err(failed(what()))?;

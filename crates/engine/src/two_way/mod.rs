@@ -64,7 +64,7 @@ pub struct TwoWayRules {
 
 /// A two-way sync checked against both catalogs.
 pub struct PreparedPairs {
-    plan: TwoWay,
+    pub(crate) plan: TwoWay,
     targets: [Target; 2],
     rules: Rules,
     /// For each side the fields to read: those of the plan, and the one that tells when a record was changed.
@@ -72,7 +72,14 @@ pub struct PreparedPairs {
     /// For each side the column that tells when a record was changed.
     changed: [Option<usize>; 2],
     /// For each side the column of each field.
-    own: [Vec<Option<usize>>; 2],
+    pub(crate) own: [Vec<Option<usize>>; 2],
+}
+
+impl PreparedPairs {
+    /// Returns the read of all that a side has.
+    pub(crate) fn reading(&self, sync: &Sync, side: Side) -> Read {
+        reading(sync, self, side, None)
+    }
 }
 
 /// Checks a two-way sync against both catalogs; creates nothing.
@@ -354,6 +361,30 @@ pub async fn undo_pairs(
     end(sync, None, store, report, result)
 }
 
+/// Settles the pairs of these records, each named by the key of its side, and nothing else.
+pub(crate) async fn repair_pairs(
+    sync: &Sync,
+    ends: [&dyn Endpoint; 2],
+    store: &Store,
+    parents: Parents<'_>,
+    options: &Options,
+    records: HashSet<(Side, String)>,
+) -> Result<Report, Error> {
+    let _lock = store.lock(&sync.name)?;
+    let calls = ends[0].calls() + ends[1].calls();
+    let prepared = ready(sync, ends, store, parents).await?;
+    let begun = store.begin_run(&sync.name, Utc::now())?;
+    let mut report = Report { run: begun, sync: sync.name.clone(), repairs: true, ..Report::default() };
+    report.counts.read = records.len() as u64;
+    let result = match Pairing::new(sync, &prepared, ends, store, options, &|_| {}, &mut report, None) {
+        Ok(mut pairing) => pairing.repair(records).await,
+        Err(error) => Err(error),
+    };
+    (report.conflicts, report.held) = store.count_conflicts(&sync.name, report.run)?;
+    report.calls = ends[0].calls() + ends[1].calls() - calls;
+    end(sync, Some(&prepared), store, report, result)
+}
+
 /// Runs a two-way sync that was checked before; `report` has the number of the run and is filled.
 ///
 /// # Errors
@@ -583,6 +614,20 @@ impl Pairing<'_> {
             self.store.set_checkpoint(&checkpoint_name(self.sync, side), &checkpoint)?;
         }
         Ok(())
+    }
+
+    /// Looks at some records, whatever windows say, and leaves to the next run what is on the move.
+    async fn repair(&mut self, records: HashSet<(Side, String)>) -> Result<(), Error> {
+        self.compare_clocks().await?;
+        for revisit in self.store.revisits(&self.sync.name, true)? {
+            self.waiting.insert((revisit.side, revisit.key));
+        }
+        self.moved.extend(records);
+        self.look_again().await?;
+        self.delete_gone().await?;
+        self.moved.extend(std::mem::take(&mut self.incomplete));
+        self.look_again().await?;
+        self.leave_for_later()
     }
 
     /// Returns the window of a side; `None` where everything is to be read.

@@ -165,13 +165,13 @@ async fn rows_go_in_and_out_by_bulk_jobs() -> Result<(), Failed> {
     let job = client.create_ingest_job("Account", &Operation::Insert).await?;
     client.upload(&job.id, &path).await?;
     client.close(&job.id).await?;
-    let job = client.wait_for(Kind::Ingest, &job.id).await?.completed()?;
+    let job = client.wait_for(Kind::Ingest, &job.id, 3).await?.completed()?;
     assert_eq!((job.number_records_processed, job.number_records_failed), (3_001, 1));
     client.ingest_results(&job.id, Results::Failed, &path).await?;
     assert!(std::fs::read_to_string(&path)?.contains("STRING_TOO_LONG"));
 
     let job = client.create_query_job("SELECT Name, NumberOfEmployees FROM Account", false).await?;
-    client.wait_for(Kind::Query, &job.id).await?.completed()?;
+    client.wait_for(Kind::Query, &job.id, 0).await?.completed()?;
     let (mut seen, mut locator) = (0, None);
     loop {
         let NextPage(next) = client.query_results(&job.id, locator.as_deref(), 1_000, &path).await?;

@@ -1,11 +1,12 @@
 // What users write with jsforce: the record stream of a Bulk query, as its documentation has it, into PostgreSQL by pg-copy-streams.
 // By Bulk API 1.0: of a Bulk 2.0 query it mixes the pages of a result that has more than one, in the middle of rows.
-// Called with the sandbox's address, PostgreSQL's address, the query, the COPY statement and the folder of its node_modules.
+// Called with the sandbox's address, PostgreSQL's address, the query, the COPY statement, a statement before
+// and one after it, and the folder of its node_modules.
 
 import { createRequire } from "node:module";
 import { pipeline } from "node:stream/promises";
 
-const [address, database, query, copy, modules] = process.argv.slice(2);
+const [address, database, query, copy, before, after, modules] = process.argv.slice(2);
 const require = createRequire(`${modules}/package.json`);
 const jsforce = require("jsforce");
 const { Client } = require("pg");
@@ -30,6 +31,8 @@ async function* lines(source) {
   }
   yield text;
 }
+await client.query(before);
 await pipeline(records, lines, client.query(from(copy)));
+await client.query(after);
 await client.end();
 process.exit(0);

@@ -1,7 +1,7 @@
 """What users write with simple-salesforce: the results of a Bulk 2.0 query as files, as its documentation has it for large
 results, and each of them into PostgreSQL by COPY.
 
-Called with the sandbox's address, PostgreSQL's address, the query and the COPY statement.
+Called with the sandbox's address, PostgreSQL's address, the query, the COPY statement, and a statement before and one after it.
 """
 
 import sys
@@ -13,7 +13,7 @@ import psycopg
 import requests
 from simple_salesforce import Salesforce
 
-address, database, query, copy = sys.argv[1:5]
+address, database, query, copy, before, after = sys.argv[1:7]
 
 
 class Loopback(requests.adapters.HTTPAdapter):
@@ -32,7 +32,9 @@ grant = {"grant_type": "client_credentials", "client_id": "sandbox", "client_sec
 token = session.post(f"{address}/services/oauth2/token", data=grant).json()["access_token"]
 org = Salesforce(instance="sandbox.example", session_id=token, session=session, version="66.0")
 with tempfile.TemporaryDirectory() as folder, psycopg.connect(database) as db:
+    db.execute(before)
     for page in org.bulk2.Account.download(query, path=folder, max_records=250000):
         with open(page["file"], "rb") as file, db.cursor().copy(copy) as into:
             while data := file.read(1 << 16):
                 into.write(data)
+    db.execute(after)

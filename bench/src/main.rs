@@ -10,13 +10,17 @@
 //!
 //! These print one line a measurement. Nothing is asserted: a machine that is busy is slower, and that is no bug.
 //!
-//! `bench extract [--rows N] [--short]`: a whole run of the real program beside what users would use instead and the limit, in turns;
-//! a table, JSON and a chart in `bench/` of the target folder. It ends with 1 where a goal was missed.
+//! `bench extract | load | changes | start [--rows N] [--short]`: whole runs of the real program beside what users would use instead
+//! and the limit, in turns; a table, JSON and a chart in `bench/` of the target folder. They end with 1 where a goal was missed.
 
+mod changes;
 mod events;
 mod extract;
 mod links;
+mod load;
+mod place;
 mod race;
+mod start;
 mod two_way;
 
 use std::error::Error;
@@ -50,18 +54,26 @@ async fn main() -> Result<ExitCode, Failed> {
         "links" => links::run(usize::try_from(number(1, 10_000_000))?)?,
         "events" => Box::pin(events::run(number(1, 600), number(2, 500))).await?,
         "rest" => events::rest(number(1, 100), number(2, 30)).await?,
-        "extract" => {
-            let (rows, short) = wishes(&arguments[1..])?;
+        name @ ("extract" | "load" | "changes" | "start") => {
+            let wishes = wishes(&arguments[1..])?;
             let program = std::env::current_exe()?;
             let folder = program.parent().and_then(Path::parent).ok_or("a program stands in a folder")?.join("bench");
-            if !extract::run(rows, short, &folder)? {
+            let reached = match name {
+                "load" => load::run(&wishes, &folder)?,
+                "changes" => changes::run(&wishes, &folder)?,
+                "start" => start::run(&wishes, &folder)?,
+                _ => extract::run(&wishes, &folder)?,
+            };
+            if !reached {
                 return Ok(ExitCode::FAILURE);
             }
         }
         _ => {
             eprintln!(
                 "usage: bench sandbox [RECORDS] [SECONDS] | two-way [PAIRS] | links [COUNT] | events [SECONDS] [RATE] | \
-                 rest [SUBSCRIPTIONS] [SECONDS] | extract [--rows N] [--short]"
+                 rest [SUBSCRIPTIONS] [SECONDS] | extract [--object Account|Contact] \
+                 [--into postgres|upsert|sqlite|parquet] [--rows N] [--short] | load [--skewed] [--rows N] [--short] | \
+                 changes [--rows N] [--short] | start [--short]"
             );
             return Ok(ExitCode::from(2));
         }
@@ -69,17 +81,41 @@ async fn main() -> Result<ExitCode, Failed> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads how many rows are wanted, and whether it is to be short.
-fn wishes(words: &[String]) -> Result<(Option<u64>, bool), Failed> {
-    let (mut rows, mut short, mut words) = (None, false, words.iter());
+/// How a race is wanted.
+#[derive(Debug, Default)]
+struct Wishes {
+    rows: Option<u64>,
+    short: bool,
+    object: Option<String>,
+    into: Option<String>,
+    skewed: bool,
+}
+
+impl Wishes {
+    /// Returns rows and rounds; `usual` are the rows where none are wanted, and those where it is to be short.
+    fn size(&self, [usual, short]: [u64; 2]) -> (u64, usize) {
+        if self.short { (self.rows.unwrap_or(short), 1) } else { (self.rows.unwrap_or(usual), 3) }
+    }
+}
+
+fn wishes(words: &[String]) -> Result<Wishes, Failed> {
+    let (mut wishes, mut words) = (Wishes::default(), words.iter());
     while let Some(word) = words.next() {
+        let mut value = || words.next().cloned().ok_or_else(|| format!("{word} wants a value"));
         match word.as_str() {
-            "--short" => short = true,
-            "--rows" => rows = Some(words.next().and_then(|text| text.parse().ok()).ok_or("--rows wants a number")?),
-            other => return Err(format!("{other} is not known; there are --rows N and --short").into()),
+            "--short" => wishes.short = true,
+            "--skewed" => wishes.skewed = true,
+            "--rows" => wishes.rows = Some(value()?.parse()?),
+            "--object" => wishes.object = Some(value()?),
+            "--into" => wishes.into = Some(value()?),
+            other => {
+                return Err(
+                    format!("{other} is not known; there are --rows, --short, --object, --into, --skewed").into()
+                );
+            }
         }
     }
-    Ok((rows, short))
+    Ok(wishes)
 }
 
 async fn org(records: u64, patience: Duration) -> Result<(), Failed> {

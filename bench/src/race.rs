@@ -38,6 +38,22 @@ impl Role {
     }
 }
 
+/// What is raced, and how often.
+pub(crate) struct Race<'r> {
+    pub(crate) title: &'r str,
+    /// Name of the files that are written, without ending.
+    pub(crate) file: &'r str,
+    pub(crate) rows: u64,
+    pub(crate) rounds: usize,
+    pub(crate) goals: &'r [Goal],
+    /// The folder that they are written to.
+    pub(crate) folder: &'r Path,
+    /// Returns how many calls the org has counted so far.
+    pub(crate) calls: &'r dyn Fn() -> Result<u64, Failed>,
+    /// Returns the calls that our last run forecast, and those that it says it spent.
+    pub(crate) forecast: Option<&'r dyn Fn() -> Result<[u64; 2], Failed>>,
+}
+
 /// A program that takes part.
 pub(crate) struct Runner<'r> {
     pub(crate) name: &'static str,
@@ -56,6 +72,8 @@ struct Run {
     processor: f64,
     /// Memory at most, in MB.
     memory: f64,
+    /// Calls that the org counted.
+    calls: u64,
 }
 
 /// What a program took: the median of its rounds, and the best and the worst of them.
@@ -84,22 +102,42 @@ pub(crate) struct Ratios {
     pub(crate) of_peer: Option<f64>,
     pub(crate) of_peer_processor: Option<f64>,
     pub(crate) memory: f64,
+    pub(crate) seconds: f64,
+    /// Calls that were forecast, as a part of those that were spent.
+    pub(crate) forecast: Option<f64>,
 }
 
+/// Goals that hold wherever the program runs.
+pub(crate) const FORECAST: [Goal; 2] = [
+    Goal {
+        what: "calls forecast, of those spent",
+        measure: |ratios| ratios.forecast,
+        wanted: 1.1,
+        less_is_better: true,
+    },
+    Goal {
+        what: "calls forecast, of those spent",
+        measure: |ratios| ratios.forecast,
+        wanted: 0.9,
+        less_is_better: false,
+    },
+];
+
 /// Runs a race and writes what came of it to `folder`; returns whether all goals were reached.
-pub(crate) fn run(
-    title: &str,
-    file: &str,
-    rows: u64,
-    rounds: usize,
-    runners: &[Runner<'_>],
-    goals: &[Goal],
-    folder: &Path,
-) -> Result<bool, Failed> {
+pub(crate) fn run(race: &Race<'_>, runners: &[Runner<'_>]) -> Result<bool, Failed> {
+    let Race { title, file, rows, rounds, goals, folder, .. } = *race;
+    let mut forecast = None;
     let mut runs: Vec<Vec<Run>> = vec![Vec::new(); runners.len()];
     for round in 0..rounds {
         for (at, runner) in runners.iter().enumerate() {
-            let run = timed((runner.command)()?).map_err(|error| format!("{}: {error}", runner.name))?;
+            let command = (runner.command)()?;
+            let before = (race.calls)()?;
+            let mut run = timed(command).map_err(|error| format!("{}: {error}", runner.name))?;
+            run.calls = (race.calls)()? - before;
+            if let (Role::Ours, Some(told)) = (runner.role, race.forecast) {
+                let [foreseen, spent] = told()?;
+                forecast = Some(foreseen as f64 / spent as f64);
+            }
             let brought = (runner.rows)()?;
             if brought != rows {
                 return Err(format!("{} brought {brought} of {rows} rows", runner.name).into());
@@ -109,7 +147,7 @@ pub(crate) fn run(
         }
     }
     let results: Vec<Placed> = runners.iter().zip(runs).map(|(runner, runs)| summed(runner, runs)).collect();
-    let ratios = ratios(&results);
+    let ratios = Ratios { forecast, ..ratios(&results) };
     println!("{}", table(title, rows, rounds, &results));
     let mut good = true;
     let mut told = Vec::new();
@@ -149,20 +187,24 @@ fn timed(mut command: Command) -> Result<Run, Failed> {
         let _ = errors.map(|mut errors| std::io::Read::read_to_string(&mut errors, &mut text));
         text
     });
-    let mut memory = 0;
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
+    let (id, ended) = (child.id(), std::sync::mpsc::channel::<()>());
+    let looking = std::thread::spawn(move || {
+        let mut memory = 0;
+        // It ends when the other end of the channel is gone.
+        while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = ended.1.recv_timeout(LOOK) {
+            memory = memory.max(held(id));
         }
-        memory = memory.max(held(child.id()));
-        std::thread::sleep(LOOK);
-    };
+        memory
+    });
+    let status = child.wait()?;
     let seconds = begun.elapsed().as_secs_f64();
+    drop(ended.0);
+    let memory = looking.join().unwrap_or_default();
     let said = said.join().unwrap_or_default();
     if !status.success() {
         return Err(format!("it ended with {status}: {}", said.trim()).into());
     }
-    Ok(Run { seconds, processor: of_children()? - before, memory: memory as f64 / 1024.0 })
+    Ok(Run { seconds, processor: of_children()? - before, memory: memory as f64 / 1024.0, calls: 0 })
 }
 
 /// Returns the processor time of all programs that this one started and that have ended. Source: proc(5), fields 16 and 17.
@@ -208,6 +250,7 @@ fn summed(runner: &Runner<'_>, mut runs: Vec<Run>) -> Placed {
         seconds: median(|run| run.seconds),
         processor: median(|run| run.processor),
         memory: median(|run| run.memory),
+        calls: median(|run| run.calls as f64) as u64,
     };
     runs.sort_by(|left, right| left.seconds.total_cmp(&right.seconds));
     let span = [runs[0].seconds, runs[runs.len() - 1].seconds];
@@ -227,6 +270,8 @@ fn ratios(results: &[Placed]) -> Ratios {
         of_peer: of(Role::Peer, |run| run.seconds),
         of_peer_processor: of(Role::Peer, |run| run.processor),
         memory: ours.map_or(0.0, |ours| ours.median.memory),
+        seconds: ours.map_or(0.0, |ours| ours.median.seconds),
+        forecast: None,
     }
 }
 
@@ -234,21 +279,22 @@ fn table(title: &str, rows: u64, rounds: usize, results: &[Placed]) -> String {
     let mut text = format!("{title}: {rows} rows, the median of {rounds} rounds\n");
     let _ = writeln!(
         text,
-        "{:<34} {:>6} {:>9} {:>17} {:>9} {:>9} {:>11}",
-        "", "", "wall s", "best..worst", "CPU s", "MB", "rows/s"
+        "{:<34} {:>6} {:>9} {:>17} {:>9} {:>9} {:>11} {:>7}",
+        "", "", "wall s", "best..worst", "CPU s", "MB", "rows/s", "calls"
     );
     for one in results {
         let run = one.median;
         let _ = writeln!(
             text,
-            "{:<34} {:>6} {:>9.2} {:>17} {:>9.2} {:>9.0} {:>11.0}",
+            "{:<34} {:>6} {:>9.2} {:>17} {:>9.2} {:>9.0} {:>11.0} {:>7}",
             one.name,
             one.role.word(),
             run.seconds,
             format!("{:.2}..{:.2}", one.span[0], one.span[1]),
             run.processor,
             run.memory,
-            rows as f64 / run.seconds
+            rows as f64 / run.seconds,
+            run.calls
         );
     }
     text
@@ -257,7 +303,7 @@ fn table(title: &str, rows: u64, rounds: usize, results: &[Placed]) -> String {
 fn entry(one: &Placed, rows: u64) -> Value {
     json!({"name": one.name, "role": one.role.word(), "wall_s": one.median.seconds, "best_s": one.span[0],
            "worst_s": one.span[1], "cpu_s": one.median.processor, "memory_mb": one.median.memory,
-           "rows_per_s": rows as f64 / one.median.seconds})
+           "rows_per_s": rows as f64 / one.median.seconds, "calls": one.median.calls})
 }
 
 /// Returns what this machine is: its processor, how many of them, and its memory.

@@ -112,6 +112,7 @@ impl Catalog for Table {
             creates_entities: false,
             write_rows: 10_000,
             two_way: true,
+            writes_at_once: 1,
             guards_by_second: false,
             only_tells: false,
         }

@@ -81,10 +81,10 @@ pub(crate) fn failure(project: &Project, sync: &Sync, error: &engine::Error) -> 
 pub(crate) async fn check(project: &Project) -> Result<(), Failure> {
     let mut failures = Vec::new();
     for sync in project.syncs(&[])? {
-        match forecast(project, &sync).await {
-            Ok(forecast) => {
+        match conversions(project, &sync).await {
+            Ok(conversions) => {
                 println!("{}: good", sync.name);
-                for line in forecast.conversions {
+                for line in conversions {
                     println!("  conversion: {line}");
                 }
             }
@@ -92,6 +92,17 @@ pub(crate) async fn check(project: &Project) -> Result<(), Failure> {
         }
     }
     Failure::all(failures)
+}
+
+async fn conversions(project: &Project, sync: &Sync) -> Result<Vec<String>, Failure> {
+    let (source, target) = project.endpoints(sync)?;
+    let parents = |name: &str| project.parent_key(name);
+    let conversions = if sync.two_way.is_some() {
+        engine::check_pairs(sync, [&*source, &*target], &project.store, &parents).await
+    } else {
+        engine::check(sync, &*source, &*target, &project.store, &parents).await
+    };
+    conversions.map_err(|error| failure(project, sync, &error))
 }
 
 async fn forecast(project: &Project, sync: &Sync) -> Result<Forecast, Failure> {

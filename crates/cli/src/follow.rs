@@ -40,11 +40,11 @@ pub(crate) async fn follow(project: &Project, names: &[String], force: bool, as_
 fn tells(project: &Project, sync: &Sync) -> Result<bool, Failure> {
     let captured = sync.definition.external.capture.is_some();
     let known = sync.two_way.is_some() || sync.direction.source() == Side::Salesforce || captured;
-    Ok(known || project.endpoints(sync)?.0.capabilities().only_tells)
+    Ok(known || project.endpoints_apart(sync)?.0.capabilities().only_tells)
 }
 
 async fn follow_one(project: &Project, sync: &Sync, options: &Options, as_json: bool) -> Result<(), Failure> {
-    let (source, target) = project.endpoints(sync)?;
+    let (source, target) = project.endpoints_apart(sync)?;
     let parents = |name: &str| project.parent_key(name);
     let started = std::time::Instant::now();
     let in_step = std::sync::Once::new();

@@ -1,8 +1,8 @@
 //! A project: a folder with `bridgehead.yaml` and `mappings/*.yaml`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use endpoint::{Endpoint, Journal, References, Setup};
 use engine::{Deletes, Sync, TwoWayRules};
@@ -25,6 +25,8 @@ pub(crate) struct Project {
     folder: PathBuf,
     config: Config,
     mappings: BTreeMap<String, (PathBuf, Definition)>,
+    /// Connections that are open.
+    opened: Mutex<HashMap<String, Opened>>,
     pub(crate) store: Store,
 }
 
@@ -142,7 +144,7 @@ impl Project {
             }
         }
         let store = Store::open(&folder.join(&config.state))?;
-        Ok(Self { folder: folder.to_owned(), config, mappings, store })
+        Ok(Self { folder: folder.to_owned(), config, mappings, opened: Mutex::default(), store })
     }
 
     /// Returns the named syncs, or all of them, parents before their children.
@@ -210,18 +212,37 @@ impl Project {
         self.mappings.get(mapping).map(|(_, definition)| definition.salesforce.key.value.clone())
     }
 
-    /// Returns source and target of a sync.
+    /// Returns source and target of a sync, for one sync after the other.
     pub(crate) fn endpoints(&self, sync: &Sync) -> Result<(Opened, Opened), Failure> {
-        let salesforce = self.endpoint(&sync.definition.salesforce.connection)?;
-        let external = self.endpoint(&sync.definition.external.connection)?;
+        Self::ends(sync, |name| self.endpoint(name))
+    }
+
+    /// Opens source and target of a sync that others run beside: its calls are its own.
+    pub(crate) fn endpoints_apart(&self, sync: &Sync) -> Result<(Opened, Opened), Failure> {
+        Self::ends(sync, |name| self.open_endpoint(name))
+    }
+
+    fn ends(sync: &Sync, end: impl Fn(&str) -> Result<Opened, Failure>) -> Result<(Opened, Opened), Failure> {
+        let salesforce = end(&sync.definition.salesforce.connection)?;
+        let external = end(&sync.definition.external.connection)?;
         Ok(match sync.direction {
             Direction::ToExternal => (salesforce, external),
             Direction::ToSalesforce => (external, salesforce),
         })
     }
 
-    /// Opens a connection.
+    /// Returns a connection, which is opened once.
     pub(crate) fn endpoint(&self, name: &str) -> Result<Opened, Failure> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = opened.get(name) {
+            return Ok(Arc::clone(known));
+        }
+        let new = self.open_endpoint(name)?;
+        opened.insert(name.to_owned(), Arc::clone(&new));
+        Ok(new)
+    }
+
+    fn open_endpoint(&self, name: &str) -> Result<Opened, Failure> {
         let known = || self.config.connections.keys().cloned().collect::<Vec<_>>().join(", ");
         let connection = self.config.connections.get(name);
         let connection =

@@ -63,6 +63,8 @@ pub struct Capabilities {
     pub creates_entities: bool,
     /// Most rows that one write should hold.
     pub write_rows: usize,
+    /// Writes of different records that may be under way at the same time; more gain nothing, or would be in each other's way.
+    pub writes_at_once: usize,
     /// It can take part in two-way syncs: records can be fetched by key, and written only where they are as they were
     /// read.
     pub two_way: bool,

@@ -167,6 +167,21 @@ pub(crate) fn drift_of(sync: &Sync, side: Side, now: &Entity, store: &Store) -> 
     Ok(store.catalog(&sync.name, side)?.map(|before| before.drift(now)).unwrap_or_default())
 }
 
+/// Checks a sync against both catalogs; returns the conversions that can lose something.
+///
+/// # Errors
+///
+/// Everything that is wrong with its mapping, or that keeps the catalogs from being read.
+pub async fn check(
+    sync: &Sync,
+    source: &dyn Endpoint,
+    target: &dyn Endpoint,
+    store: &Store,
+    parents: Parents<'_>,
+) -> Result<Vec<String>, Error> {
+    Ok(prepare(sync, source, target, store, parents).await?.plan.conversions)
+}
+
 /// Returns what a run would do; writes nothing.
 ///
 /// # Errors

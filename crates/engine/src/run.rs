@@ -1,5 +1,6 @@
 //! One run of one sync: a window is opened, read, settled and closed.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -14,7 +15,7 @@ use crate::chunk::{Chunk, source_key};
 use crate::follow::listen;
 use crate::prepare::{Prepared, is_outdated, prepare, read, rules_of, why_full};
 use crate::report::{Error, Progress, Receipt, Report};
-use crate::settle::Storing;
+use crate::settle::{Storing, Writing, writing};
 use crate::stream::Following;
 use crate::sync::{Deletes, Sync};
 use crate::two_way::capture;
@@ -104,6 +105,7 @@ pub(crate) async fn running<'r>(
         letters: dead + parked > 0,
         calls_before,
         report: Report { run, sync: sync.name.clone(), ..Report::default() },
+        writing: VecDeque::new(),
         storing: None,
     })
 }
@@ -143,6 +145,8 @@ pub(crate) struct Running<'r> {
     pub(crate) report: Report,
     /// Calls of both sides before it began.
     calls_before: u64,
+    /// What is being written.
+    pub(crate) writing: VecDeque<Writing<'r>>,
     /// What was written last, while its outcomes are stored.
     pub(crate) storing: Option<Storing>,
 }
@@ -179,8 +183,9 @@ impl Running<'_> {
     /// Runs to the end; all that was settled is stored then, however it ends.
     pub(crate) async fn whole(&mut self) -> Result<(), Error> {
         let done = self.windows().await;
+        let written = self.all_written().await;
         let stored = self.stored().await;
-        done.and(stored)
+        done.and(written).and(stored)
     }
 
     async fn windows(&mut self) -> Result<(), Error> {
@@ -321,15 +326,21 @@ impl Running<'_> {
         self.report.receipt.read = self.checkpoint.open.as_ref().map_or(0, |open| open.rows);
         let mut stream = self.source.read(read.clone()).await?;
         let limit = self.target.capabilities().write_rows;
-        // Where all is written and nothing is looked up among it, a chunk is written while the outcomes of the one before
-        // are stored.
+        // Where all is written and nothing is looked up among it, a chunk is written while the next is read, and the outcomes
+        // of the one before are stored.
         let ahead = full && !self.prepared.plan.looks_up(&self.sync.definition.mapping);
         let mut chunk = Chunk::default();
+        let options = self.options;
         loop {
             let waited = Instant::now();
-            let next = tokio::select! {
-                next = stream.next() => next,
-                () = self.options.stop.cancelled() => return Err(Error::Stopped),
+            let next = loop {
+                tokio::select! {
+                    next = stream.next() => break next,
+                    () = writing(&mut self.writing) => {}
+                    () = options.stop.cancelled() => return Err(Error::Stopped),
+                }
+                // This is not to be let go of halfway.
+                self.written().await?;
             };
             self.report.read_ms += millis(waited);
             let Some(batch) = next.transpose()? else { break };
@@ -352,9 +363,11 @@ impl Running<'_> {
                 chunk.add(batch.records, mapped);
             }
             if rows == 0 || chunk.is_full(limit) {
-                self.write_chunk(std::mem::take(&mut chunk), full, &[]).await?;
-                if !ahead {
-                    self.stored().await?;
+                let chunk = std::mem::take(&mut chunk);
+                if ahead {
+                    self.settle_ahead(chunk, full).await?;
+                } else {
+                    self.settle(chunk, full, &[]).await?;
                 }
                 (self.progress)(Progress { rows: self.report.receipt.read, of: before });
             }

@@ -1,20 +1,23 @@
 //! The end of a chunk: it is written, and every row's outcome is stored together with the checkpoint.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::task::Poll;
 use std::time::Instant;
 
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use chrono::Utc;
-use endpoint::Target;
-use model::{ChangeBatch, Op, Outcome, RecordError, Side};
+use endpoint::{Endpoint, Target};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use model::{ChangeBatch, Op, Outcome, RecordError, Side, Unreadable};
 use state::{Commit, DeadLetter, Link, Owner, Store};
 use tokio::task::JoinHandle;
 
 use crate::chunk::{Chunk, Ready, bases, cell, from_json, row_json, source_key};
 use crate::prepare::BATCH_ROWS;
 use crate::report::Error;
-use crate::run::{Running, millis};
+use crate::run::{Options, Running, millis};
 use crate::sync::Sync;
 
 /// How often a batch is written again after a passing failure.
@@ -63,12 +66,90 @@ impl Drop for Storing {
     }
 }
 
-impl Running<'_> {
+/// Rows on their way, with what is known of them.
+struct Rows {
+    ready: Ready,
+    /// What links call the source's records.
+    ties: Vec<String>,
+    known: HashMap<String, Link>,
+    bases: Vec<[u8; 8]>,
+    /// The rows that are written.
+    stale: Vec<usize>,
+}
+
+/// What a write came to, with the time it took, in milliseconds.
+type Written = Result<(Vec<Outcome>, u64), Error>;
+
+/// A chunk that is being written.
+pub(crate) struct Writing<'r> {
+    rows: Option<Rows>,
+    unreadable: Vec<Unreadable>,
+    commit: Commit,
+    write: BoxFuture<'r, Written>,
+    outcomes: Option<Written>,
+}
+
+impl Writing<'_> {
+    /// Waits until it is written.
+    async fn wait(&mut self) {
+        if self.outcomes.is_none() {
+            self.outcomes = Some((&mut self.write).await);
+        }
+    }
+}
+
+/// Waits until the first of these chunks is written, and goes on with the others meanwhile; for ever if there is none. Whoever
+/// stops waiting loses nothing.
+pub(crate) async fn writing(chunks: &mut VecDeque<Writing<'_>>) {
+    std::future::poll_fn(|context| {
+        for chunk in chunks.iter_mut().filter(|chunk| chunk.outcomes.is_none()) {
+            if let Poll::Ready(written) = chunk.write.poll_unpin(context) {
+                chunk.outcomes = Some(written);
+            }
+        }
+        if chunks.front().is_some_and(|chunk| chunk.outcomes.is_some()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Writes a batch, again after a passing failure; writing twice leaves what writing once leaves.
+async fn write(end: &dyn Endpoint, options: &Options, target: Target, changes: ChangeBatch) -> Written {
+    let writing = Instant::now();
+    let mut tries = 0;
+    loop {
+        match end.write(&target, &changes).await {
+            Err(error) if error.class().is_transient() && tries < WRITE_TRIES => {
+                tracing::debug!(%error, tries, "writing a batch again");
+                tokio::select! {
+                    () = tokio::time::sleep(options.backoff * 2_u32.pow(tries)) => {}
+                    () = options.stop.cancelled() => return Err(Error::Stopped),
+                }
+                tries += 1;
+            }
+            result => return Ok((result?, millis(writing))),
+        }
+    }
+}
+
+impl<'r> Running<'r> {
     /// Writes a chunk and stores the outcome of each of its rows together with the checkpoint.
     /// `letters` are the dead letters that the rows come from, if they do.
     pub(crate) async fn settle(&mut self, chunk: Chunk, full: bool, letters: &[DeadLetter]) -> Result<(), Error> {
-        self.write_chunk(chunk, full, letters).await?;
+        self.all_written().await?;
+        let writing = self.begin_chunk(chunk, full)?;
+        self.end_chunk(writing, letters).await?;
         self.stored().await
+    }
+
+    /// Begins to write a chunk when fewer are being written than the target takes at once. The writing goes on as [`writing`]
+    /// or [`Running::written`] is waited for.
+    pub(crate) async fn settle_ahead(&mut self, chunk: Chunk, full: bool) -> Result<(), Error> {
+        while self.writing.len() >= self.target.capabilities().writes_at_once.max(1) {
+            self.written().await?;
+        }
+        let writing = self.begin_chunk(chunk, full)?;
+        self.writing.push_back(writing);
+        Ok(())
     }
 
     /// Waits until the outcomes of all that was written are stored.
@@ -81,19 +162,65 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Writes a chunk, and begins to store the outcome of each of its rows when those of the chunk before are stored.
-    pub(crate) async fn write_chunk(&mut self, chunk: Chunk, full: bool, letters: &[DeadLetter]) -> Result<(), Error> {
+    /// Waits until the first chunk that is being written is written, and its outcomes are on their way into the store.
+    pub(crate) async fn written(&mut self) -> Result<(), Error> {
+        if self.writing.is_empty() {
+            return Ok(());
+        }
+        writing(&mut self.writing).await;
+        let Some(writing) = self.writing.pop_front() else { return Ok(()) };
+        let ended = self.end_chunk(writing, &[]).await;
+        if ended.is_err() {
+            // The checkpoint must not move beyond what failed.
+            self.writing.clear();
+        }
+        ended
+    }
+
+    /// Waits until all chunks that are being written are.
+    pub(crate) async fn all_written(&mut self) -> Result<(), Error> {
+        while !self.writing.is_empty() {
+            self.written().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a chunk ready and its write, which has not begun yet.
+    fn begin_chunk(&self, mut chunk: Chunk, full: bool) -> Result<Writing<'r>, Error> {
         let plan = &self.prepared.plan;
         let parents = if self.target.capabilities().group_by_parent { plan.parent_columns.as_slice() } else { &[] };
         let identity = plan.record_id.unwrap_or(0);
-        let mut chunk = chunk;
         let unreadable = std::mem::take(&mut chunk.unreadable);
         let ready = chunk.ready(&plan.target_key, identity, parents).map_err(self.batch_error())?;
-        let mut commit = Commit { checkpoint: Some(self.checkpoint.clone()), ..Commit::default() };
+        let commit = Commit { checkpoint: Some(self.checkpoint.clone()), ..Commit::default() };
+        let mut writing = Writing {
+            rows: None,
+            unreadable,
+            commit,
+            write: futures::future::ready(Ok((Vec::new(), 0))).boxed(),
+            outcomes: None,
+        };
         if let Some(ready) = ready {
-            self.write_ready(&ready, full, letters, &mut commit).await?;
+            let (rows, changes) = self.begin_ready(ready, full)?;
+            if let Some(changes) = changes {
+                writing.write = write(self.target, self.options, self.prepared.target.clone(), changes).boxed();
+            }
+            writing.rows = Some(rows);
         }
-        for row in unreadable {
+        Ok(writing)
+    }
+
+    /// Waits for the write of a chunk, and begins to store the outcome of each of its rows when those of the chunk before
+    /// are stored.
+    async fn end_chunk(&mut self, mut writing: Writing<'_>, letters: &[DeadLetter]) -> Result<(), Error> {
+        writing.wait().await;
+        let (outcomes, took) = writing.outcomes.unwrap_or_else(|| Ok((Vec::new(), 0)))?;
+        self.report.write_ms += took;
+        let mut commit = writing.commit;
+        if let Some(rows) = writing.rows {
+            self.end_ready(rows, outcomes, letters, &mut commit)?;
+        }
+        for row in writing.unreadable {
             self.report.receipt.keys_settled.add(&row.key);
             self.report.counts.dead += 1;
             self.letters = true;
@@ -110,13 +237,8 @@ impl Running<'_> {
         Ok(())
     }
 
-    async fn write_ready(
-        &mut self,
-        ready: &Ready,
-        full: bool,
-        letters: &[DeadLetter],
-        commit: &mut Commit,
-    ) -> Result<(), Error> {
+    /// Returns what is known of rows before they are written, and those that are to be.
+    fn begin_ready(&self, ready: Ready, full: bool) -> Result<(Rows, Option<ChangeBatch>), Error> {
         let identity = self.prepared.plan.record_id.unwrap_or(0);
         let rows = ready.mapped.num_rows();
         let side = self.source_side();
@@ -134,15 +256,32 @@ impl Running<'_> {
             known.get(&ties[*row]).is_some_and(|link| link.side == side.other() && link.base == bases[*row])
         };
         let stale: Vec<usize> = (0..rows).filter(|row| !agreed(row)).collect();
-        let mut outcomes = vec![Outcome::Unchanged; rows];
-        if !stale.is_empty() {
+        let changes = if stale.len() == rows {
+            Some(ready.mapped.clone())
+        } else if stale.is_empty() {
+            None
+        } else {
             let numbers: UInt32Array = stale.iter().map(|row| *row as u32).collect();
-            let records = take_record_batch(&ready.mapped, &numbers).map_err(self.batch_error())?;
-            let target = self.prepared.target.clone();
-            let written = self.write(&target, &ChangeBatch::upserts(records, None)).await?;
-            for (row, outcome) in stale.iter().zip(written) {
-                outcomes[*row] = outcome;
-            }
+            Some(take_record_batch(&ready.mapped, &numbers).map_err(self.batch_error())?)
+        };
+        let changes = changes.map(|records| ChangeBatch::upserts(records, None));
+        Ok((Rows { ready, ties, known, bases, stale }, changes))
+    }
+
+    /// Notes what became of rows.
+    fn end_ready(
+        &mut self,
+        rows: Rows,
+        written: Vec<Outcome>,
+        letters: &[DeadLetter],
+        commit: &mut Commit,
+    ) -> Result<(), Error> {
+        let Rows { ready, ties, known, bases, stale } = rows;
+        let identity = self.prepared.plan.record_id.unwrap_or(0);
+        let side = self.source_side();
+        let mut outcomes = vec![Outcome::Unchanged; ready.mapped.num_rows()];
+        for (row, outcome) in stale.into_iter().zip(written) {
+            outcomes[row] = outcome;
         }
         let target_key =
             ready.mapped.schema_ref().index_of(&self.prepared.plan.target_key).map_err(self.batch_error())?;
@@ -207,24 +346,10 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Writes a batch, again after a passing failure; writing twice leaves what writing once leaves.
+    /// Writes a batch, again after a passing failure.
     pub(crate) async fn write(&mut self, target: &Target, changes: &ChangeBatch) -> Result<Vec<Outcome>, Error> {
-        let writing = Instant::now();
-        let mut tries = 0;
-        let outcomes = loop {
-            match self.target.write(target, changes).await {
-                Err(error) if error.class().is_transient() && tries < WRITE_TRIES => {
-                    tracing::debug!(%error, tries, "writing a batch again");
-                    tokio::select! {
-                        () = tokio::time::sleep(self.options.backoff * 2_u32.pow(tries)) => {}
-                        () = self.options.stop.cancelled() => return Err(Error::Stopped),
-                    }
-                    tries += 1;
-                }
-                result => break result?,
-            }
-        };
-        self.report.write_ms += millis(writing);
+        let (outcomes, took) = write(self.target, self.options, target.clone(), changes.clone()).await?;
+        self.report.write_ms += took;
         Ok(outcomes)
     }
 

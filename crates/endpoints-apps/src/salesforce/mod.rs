@@ -8,8 +8,8 @@ mod pairs;
 mod sink;
 mod source;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex};
 
 use ::salesforce::{Client, Error as OrgError, Object};
 use async_trait::async_trait;
@@ -30,6 +30,16 @@ pub struct Org {
     events: Events,
     /// Address of the Pub/Sub API, where it is not the usual one.
     pubsub: Option<String>,
+    jobs: Jobs,
+}
+
+/// The Bulk jobs that are being written.
+#[derive(Clone, Default)]
+struct Jobs {
+    /// Their ids: they are no work that an earlier run left behind.
+    begun: Arc<Mutex<HashSet<String>>>,
+    /// Whoever has it lets the org work at a job: two that wait for each other's locks gain nothing.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl std::fmt::Debug for Org {
@@ -42,7 +52,7 @@ impl Org {
     /// Returns an endpoint over a client. Reads and writes of at least `bulk_rows` rows become Bulk jobs,
     /// whose ids `journal` remembers.
     pub fn new(client: Client, journal: Arc<dyn Journal>, bulk_rows: u64) -> Self {
-        Self { client, journal, bulk_rows, events: Events::default(), pubsub: None }
+        Self { client, journal, bulk_rows, events: Events::default(), pubsub: None, jobs: Jobs::default() }
     }
 
     /// The same endpoint, which is told of changes in this way; `pubsub` is the address of the Pub/Sub API, where it is not
@@ -79,6 +89,7 @@ impl Catalog for Org {
             creates_entities: false,
             write_rows: 50_000,
             two_way: true,
+            writes_at_once: 2,
             guards_by_second: true,
             only_tells: false,
         }

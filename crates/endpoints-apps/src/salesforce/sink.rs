@@ -1,6 +1,7 @@
 //! Writes records: up to a bound by collections of 200, beyond it as a Bulk ingest job.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{MutexGuard, PoisonError};
 
 use ::salesforce::bulk::{Job, Kind, Operation, Results};
 use ::salesforce::{CsvWriter, class_of, collections, record};
@@ -9,7 +10,7 @@ use async_trait::async_trait;
 use endpoint::{Error, Guarded, Result, Sink, Target};
 use model::{ChangeBatch, Class, Op, Outcome, RecordError, text_of};
 
-use super::{Org, failed};
+use super::{Jobs, Org, failed};
 
 /// How often rows that met a lock are tried again, last and alone.
 const LOCK_TRIES: u32 = 4;
@@ -59,8 +60,8 @@ impl Sink for Org {
         } else if rows < self.bulk_rows {
             rows.div_ceil(collections::MAX_RECORDS as u64)
         } else {
-            // Create, upload, close, a few questions, two files of results; 50,000 rows a job.
-            rows.div_ceil(50_000) * 8
+            // Create, upload, close, some questions, two files of results; 50,000 rows a job.
+            rows.div_ceil(50_000) * 10
         }
     }
 }
@@ -74,6 +75,9 @@ impl Org {
     /// Waits for a job that an earlier run left behind: its rows must not arrive after newer ones.
     async fn settle(&self, target: &Target) -> Result<()> {
         for job in self.journal.unfinished(&target.sync)? {
+            if self.jobs.begun().contains(&job) {
+                continue;
+            }
             match self.client.job(Kind::Ingest, &job).await {
                 Ok(state) if state.state == "Open" => drop(self.client.abort(Kind::Ingest, &job).await),
                 Ok(state) if !state.ended() => {
@@ -201,9 +205,12 @@ impl Org {
             return Ok(outcomes);
         }
         let job = self.client.create_ingest_job(&target.entity.name, operation).await.map_err(failed(what()))?;
+        let _begun = self.jobs.begin(&job.id);
         self.journal.begin(&target.sync, &job.id)?;
         let done = async {
             self.client.upload(&job.id, &path).await?;
+            // While the org works at one job the next is uploaded, and the results of the one before are read.
+            let _turn = self.jobs.turn.lock().await;
             self.client.close(&job.id).await?;
             self.client.wait_for(Kind::Ingest, &job.id, rows.len() as u64).await.and_then(Job::completed)
         };
@@ -248,6 +255,29 @@ impl Org {
             }
         }
         Ok(found)
+    }
+}
+
+/// A job that is being written, until it goes.
+struct Begun<'j> {
+    jobs: &'j Jobs,
+    id: &'j str,
+}
+
+impl Jobs {
+    fn begun(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin<'j>(&'j self, id: &'j str) -> Begun<'j> {
+        self.begun().insert(id.to_owned());
+        Begun { jobs: self, id }
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.jobs.begun().remove(self.id);
     }
 }
 

@@ -114,8 +114,8 @@ impl Source for Org {
         if rows < self.bulk_rows {
             1 + rows.div_ceil(REST_PAGE_ROWS).max(1)
         } else {
-            // Create, a few questions, a page of results each 50,000 rows.
-            5 + rows.div_ceil(PAGE_ROWS as u64)
+            // Create, some questions, a page of results each 50,000 rows.
+            8 + rows.div_ceil(PAGE_ROWS as u64)
         }
     }
 

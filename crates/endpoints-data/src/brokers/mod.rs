@@ -166,6 +166,7 @@ impl Catalog for Queues {
             creates_entities: true,
             write_rows: WRITE_ROWS,
             two_way: false,
+            writes_at_once: 1,
             guards_by_second: false,
             only_tells: true,
         }

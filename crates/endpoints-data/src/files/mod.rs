@@ -168,6 +168,7 @@ impl Catalog for Files {
             creates_entities: true,
             write_rows: WRITE_ROWS,
             two_way: false,
+            writes_at_once: 1,
             guards_by_second: false,
             only_tells: false,
         }

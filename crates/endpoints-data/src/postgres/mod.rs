@@ -223,8 +223,9 @@ impl Catalog for Postgres {
             group_by_parent: false,
             references_by_external_id: false,
             creates_entities: true,
-            write_rows: 50_000,
+            write_rows: 16_384,
             two_way: true,
+            writes_at_once: 1,
             guards_by_second: false,
             only_tells: false,
         }

@@ -90,6 +90,7 @@ impl Catalog for Sqlite {
             creates_entities: true,
             write_rows: 10_000,
             two_way: true,
+            writes_at_once: 1,
             guards_by_second: false,
             only_tells: false,
         }

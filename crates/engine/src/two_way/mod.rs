@@ -208,18 +208,37 @@ pub async fn forecast_pairs(
         rows += count;
         calls += end.forecast_read_calls(count) + ends[place(side.other())].forecast_calls(count);
     }
-    let unlike = sample(sync, &prepared, ends[0]).await?;
-    let plans = [&prepared.plan.to_external, &prepared.plan.to_salesforce];
     Ok(Forecast {
         full,
         rows,
         calls,
         calls_left: ends[0].allowance(),
         parked: store.count_dead_letters(Some(&sync.name))?.1,
-        conversions: plans.iter().flat_map(|plan| plan.conversions.clone()).chain(unlike).collect(),
+        conversions: conversions(sync, &prepared, ends[0]).await?,
         drift,
         creates: None,
     })
+}
+
+/// Checks a two-way sync against both catalogs and some records; returns the conversions that can lose something.
+///
+/// # Errors
+///
+/// As [`prepare_pairs`].
+pub async fn check_pairs(
+    sync: &Sync,
+    ends: [&dyn Endpoint; 2],
+    store: &Store,
+    parents: Parents<'_>,
+) -> Result<Vec<String>, Error> {
+    let prepared = prepare_pairs(sync, ends, store, parents).await?;
+    conversions(sync, &prepared, ends[0]).await
+}
+
+async fn conversions(sync: &Sync, prepared: &PreparedPairs, salesforce: &dyn Endpoint) -> Result<Vec<String>, Error> {
+    let unlike = sample(sync, prepared, salesforce).await?;
+    let plans = [&prepared.plan.to_external, &prepared.plan.to_salesforce];
+    Ok(plans.iter().flat_map(|plan| plan.conversions.clone()).chain(unlike).collect())
 }
 
 /// Carries some records outside and back, and returns what does not come back as it was.

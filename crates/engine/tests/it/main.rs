@@ -36,6 +36,7 @@ impl Catalog for Memory {
             creates_entities: false,
             write_rows: 10,
             two_way: false,
+            writes_at_once: 1,
             guards_by_second: false,
             only_tells: false,
         }

@@ -420,6 +420,7 @@ impl Catalog for Memory {
             creates_entities: false,
             write_rows: 3,
             two_way: true,
+            writes_at_once: 1,
             guards_by_second: false,
             only_tells: false,
         }

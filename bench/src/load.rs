@@ -59,7 +59,7 @@ fn fill(database: &Database, rows: u64) -> Result<(), Failed> {
     ))?;
     database.sql(&format!(
         "INSERT INTO bench_orders SELECT 'O-' || lpad(n::text, 9, '0'), n % 9 + 1, 'For number ' || n,
-            'C-' || lpad((CASE WHEN n % 5 = 0 THEN 1 ELSE n * 7919 % {PARENTS} + 1 END)::text, 9, '0')
+            'C-' || lpad((CASE WHEN n % 5 = 0 THEN 1 ELSE n::bigint * 7919 % {PARENTS} + 1 END)::text, 9, '0')
          FROM generate_series(1, {rows}) n"
     ))?;
     Ok(())
@@ -171,6 +171,10 @@ pub(crate) fn run(wishes: &Wishes, folder: &Path) -> Result<bool, Failed> {
                 let connection = "{ kind: postgres, url: \"${env:BENCH_DATABASE}\" }";
                 let folder = work.path().join("project");
                 let made = Project::new(&folder, &url, &database.0, connection, "to_salesforce", &mapping)?;
+                let parents = CUSTOMERS.fields[0].0;
+                let customers = Project::mapping(&CUSTOMERS, parents, "entity: public.bench_customers, key: id");
+                let customers = customers.replace("mapping: bench", "mapping: customers");
+                std::fs::write(made.folder.join("mappings/customers.yaml"), customers)?;
                 let command = made.command(&["run", "bench"])?;
                 *project.borrow_mut() = Some(made);
                 Ok(command)

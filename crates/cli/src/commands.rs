@@ -1,10 +1,12 @@
 //! The commands that work on a project.
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 use std::time::Instant;
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use endpoint::Endpoint;
 use engine::{Forecast, Options, Progress, Report, Sync};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::Class;
@@ -76,6 +78,15 @@ pub(crate) fn failure(project: &Project, sync: &Sync, error: &engine::Error) -> 
     let mut failure = Failure::from_error(class, error);
     failure.text = format!("{}: {}", sync.name, failure.text);
     failure
+}
+
+/// Checks every sync, and says nothing of those that are good.
+pub(crate) async fn check_syncs(project: &Project) -> Result<(), Failure> {
+    let mut failures = Vec::new();
+    for sync in project.syncs(&[])? {
+        failures.extend(conversions(project, &sync).await.err());
+    }
+    Failure::all(failures)
 }
 
 pub(crate) async fn check(project: &Project) -> Result<(), Failure> {
@@ -180,7 +191,17 @@ pub(crate) fn stop_on_interrupt() -> CancellationToken {
 
 /// Runs one sync with progress on a terminal.
 pub(crate) async fn run_one(project: &Project, sync: &Sync, options: &Options, quiet: bool) -> Result<Report, Failure> {
-    let (source, target) = project.endpoints(sync)?;
+    run_between(project, sync, project.endpoints(sync)?, options, quiet).await
+}
+
+/// The same between these two ends.
+pub(crate) async fn run_between(
+    project: &Project,
+    sync: &Sync,
+    (source, target): (Arc<dyn Endpoint>, Arc<dyn Endpoint>),
+    options: &Options,
+    quiet: bool,
+) -> Result<Report, Failure> {
     let shown = !quiet && std::io::stderr().is_terminal();
     let bar = if shown { ProgressBar::new(0) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} rows, {per_sec}, {eta} left") {
@@ -329,7 +350,7 @@ pub(crate) async fn undo(project: &Project, run: i64, force: bool, as_json: bool
 }
 
 pub(crate) fn runs(project: &Project, as_json: bool) -> Result<(), Failure> {
-    let runs = project.store.runs(20)?;
+    let runs = project.store.runs(None, i64::MAX, 20)?;
     if as_json {
         return json(&runs);
     }

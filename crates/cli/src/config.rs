@@ -1,6 +1,7 @@
 //! `bridgehead.yaml` as written, and its JSON Schema.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use endpoint::Kind;
@@ -9,6 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use serde_saphyr::Spanned;
+use server::ScheduleConfig;
 
 /// A project: connections, and syncs between them.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -22,6 +24,9 @@ pub(crate) struct Config {
     /// Mappings put to work.
     #[serde(default)]
     syncs: Option<Vec<SyncConfig>>,
+    /// How many syncs run at once.
+    #[serde(default)]
+    pub(crate) serve: ServeConfig,
     /// The state file, relative to the project.
     #[serde(default = "Config::default_state")]
     pub(crate) state: PathBuf,
@@ -66,6 +71,36 @@ pub(crate) struct SyncConfig {
     /// How both sides are compared by `bridgehead reconcile`.
     #[serde(default)]
     pub(crate) reconcile: ReconcileConfig,
+    /// When `bridgehead serve` runs it; only when it is asked to if there is none.
+    #[serde(default)]
+    pub(crate) schedule: Option<ScheduleConfig>,
+    /// Of the syncs that wait for their turn the one with the highest runs first.
+    #[serde(default)]
+    pub(crate) priority: i32,
+}
+
+/// How many syncs `bridgehead serve` runs at once.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServeConfig {
+    /// In all.
+    #[serde(default = "ServeConfig::default_at_once")]
+    pub(crate) at_once: NonZeroUsize,
+    /// That use a connection, by its name.
+    #[serde(default)]
+    pub(crate) connections: BTreeMap<String, NonZeroUsize>,
+}
+
+impl ServeConfig {
+    fn default_at_once() -> NonZeroUsize {
+        NonZeroUsize::new(4).unwrap_or(NonZeroUsize::MIN)
+    }
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self { at_once: Self::default_at_once(), connections: BTreeMap::new() }
+    }
 }
 
 /// How both sides of a sync are compared.

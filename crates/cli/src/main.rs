@@ -1,5 +1,6 @@
 //! The `bridgehead` command.
 
+mod audit;
 mod capture;
 mod commands;
 mod config;
@@ -10,6 +11,7 @@ mod project;
 mod reconcile;
 mod sandbox;
 mod serve;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -80,12 +82,31 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Answer the admin API on this machine, until Ctrl-C.
+    /// Run syncs by schedule and answer the admin API, until Ctrl-C.
     Serve {
-        /// The port of 127.0.0.1; 0 takes a free one.
+        /// The port; 0 takes a free one.
         #[arg(long, default_value_t = 8420)]
         port: u16,
+        /// The address to listen on; one that others can reach needs a token first.
+        #[arg(long, default_value = "127.0.0.1")]
+        address: std::net::IpAddr,
     },
+    /// Let `serve` leave a sync alone, or go on with it.
+    Pause {
+        /// The sync.
+        sync: String,
+        /// Why, for others to read.
+        #[arg(long)]
+        why: String,
+    },
+    /// Let `serve` go on with a sync that was paused.
+    Resume {
+        /// The sync.
+        sync: String,
+    },
+    /// Make tokens for the admin API, and take them back.
+    #[command(subcommand)]
+    Token(token::Arguments),
     /// Put back what a run of a two-way sync wrote, on both sides; what was changed since stays.
     Undo {
         /// The run's number: see `bridgehead runs`.
@@ -112,6 +133,9 @@ enum Command {
     /// See how the changes of syncs are noted outside, and end it.
     #[command(subcommand)]
     Capture(capture::Arguments),
+    /// See what happened and who did it, and prove that nothing of it was changed.
+    #[command(subcommand)]
+    Audit(audit::Arguments),
     /// Start a local Salesforce org, or look after one.
     Sandbox(sandbox::Arguments),
     /// Print the JSON Schema of the project's files, for editors.
@@ -257,9 +281,13 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Run { syncs, full, force, json, .. } => commands::run(&open()?, &syncs, full, force, json).await,
         Command::Reconcile(arguments) => reconcile::run(&open()?, &arguments).await,
         Command::Streams { json } => follow::streams(&open()?, json),
-        Command::Serve { port } => serve::serve(open()?, port).await,
+        Command::Serve { port, address } => serve::serve(&folder, open()?, (address, port).into()).await,
+        Command::Pause { sync, why } => token::pause(&open()?, &sync, &why),
+        Command::Resume { sync } => token::resume(&open()?, &sync),
+        Command::Token(arguments) => token::run(&open()?, arguments),
         Command::Undo { run, force, json } => commands::undo(&open()?, run, force, json).await,
         Command::Conflicts(arguments) => conflicts::run(&open()?, arguments),
+        Command::Audit(arguments) => audit::run(&open()?, arguments),
         Command::Capture(arguments) => capture::run(&open()?, arguments).await,
         Command::Runs { json } => commands::runs(&open()?, json),
         Command::DeadLetters(Letters::List { sync, limit, json }) => {

@@ -9,6 +9,7 @@ use engine::{Deletes, Sync, TwoWayRules};
 use mapping::{Definition, Direction};
 use model::Class;
 use secrecy::SecretString;
+use server::{Missed, Schedule};
 use state::Store;
 
 use crate::Failure;
@@ -127,6 +128,10 @@ impl Project {
                 return Err(wrong(format!("{} and {} both define {name}", other.display(), path.display())));
             }
         }
+        if let Some(name) = config.serve.connections.keys().find(|name| !config.connections.contains_key(*name)) {
+            let text = format!("{}: `serve` limits a connection {name:?}, which there is none of", path.display());
+            return Err(wrong(text));
+        }
         for (at, sync) in config.syncs().iter().enumerate() {
             let same = |other: &&SyncConfig| {
                 // Links of a mapping are those of a two-way sync, or of one-way ones.
@@ -188,6 +193,34 @@ impl Project {
         });
         let syncs = syncs.collect::<Result<Vec<_>, Failure>>()?;
         engine::in_order(syncs).map_err(|(mapping, mistake)| wrong(format!("{}:{mistake}", self.file_of(&mapping))))
+    }
+
+    /// Returns the same project for somebody else, whose name is noted with what they do.
+    pub(crate) fn acting_as(self, actor: &str) -> Self {
+        Self { store: self.store.acting_as(actor), ..self }
+    }
+
+    /// Returns when a sync runs, what becomes of times that were missed, and its priority.
+    pub(crate) fn schedule(&self, sync: &str) -> Result<(Option<Schedule>, Missed, i32), Failure> {
+        let Some(config) = self.config.syncs().iter().find(|config| config.sync == sync) else {
+            return Ok((None, Missed::default(), 0));
+        };
+        let Some(schedule) = &config.schedule else { return Ok((None, Missed::default(), config.priority)) };
+        let read = schedule.read().map_err(|what| wrong(format!("the sync {sync}: {what}")))?;
+        if let Schedule::After(other) = &read {
+            let known = self.config.syncs().iter().any(|config| config.sync == *other);
+            if !known || other == sync {
+                return Err(wrong(format!("the sync {sync} runs after {other:?}, which is no other sync")));
+            }
+        }
+        Ok((Some(read), schedule.missed, config.priority))
+    }
+
+    /// Returns how many syncs run at once, in all and by connection.
+    pub(crate) fn at_once(&self) -> (usize, BTreeMap<String, usize>) {
+        let serve = &self.config.serve;
+        let connections = serve.connections.iter().map(|(name, most)| (name.clone(), most.get()));
+        (serve.at_once.get(), connections.collect())
     }
 
     /// Returns how both sides of a sync are to be compared.

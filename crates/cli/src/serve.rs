@@ -1,18 +1,149 @@
-//! The admin API of a project.
+//! `bridgehead serve`: the syncs of a project by schedule, and the admin API.
 
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use engine::Options;
 use model::Class;
-use server::Server;
+use server::{AtOnce, Job, Plan, Scheduler, Server, Work};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
-use crate::commands::stop_on_interrupt;
+use crate::commands::{check_syncs, run_between, stop_on_interrupt};
 use crate::project::Project;
 
-/// Answers the admin API until Ctrl-C.
-pub(crate) async fn serve(project: Project, port: u16) -> Result<(), Failure> {
-    let started = Server::start(project.store, ([127, 0, 0, 1], port).into()).await;
+/// How often the files of the project are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The project as it is now, put to work.
+struct Served {
+    project: RwLock<Arc<Project>>,
+    runtime: Handle,
+}
+
+impl Served {
+    fn project(&self) -> Arc<Project> {
+        Arc::clone(&self.project.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Returns what a project schedules.
+fn plan_of(project: &Project) -> Result<Plan, Failure> {
+    let mut jobs = Vec::new();
+    for sync in project.syncs(&[])? {
+        let (schedule, missed, priority) = project.schedule(&sync.name)?;
+        let connections = [&sync.definition.salesforce.connection, &sync.definition.external.connection];
+        jobs.push(Job {
+            sync: sync.name.clone(),
+            schedule,
+            missed,
+            priority,
+            connections: connections.into_iter().cloned().collect(),
+        });
+    }
+    let (all, connections): (usize, BTreeMap<String, usize>) = project.at_once();
+    Ok(Plan { jobs, at_once: AtOnce { all, connections } })
+}
+
+impl Work for Served {
+    fn plan(&self) -> Plan {
+        // It was read once before it was put to work.
+        plan_of(&self.project()).unwrap_or_else(|failure| {
+            tracing::error!(error = failure.text, "the project can't be planned");
+            Plan { jobs: Vec::new(), at_once: AtOnce { all: 1, connections: BTreeMap::new() } }
+        })
+    }
+
+    fn run(&self, sync: &str, stop: CancellationToken) -> Result<bool, String> {
+        let project = self.project();
+        let run = async {
+            let syncs = project.syncs(&[sync.to_owned()])?;
+            let sync = syncs.first().ok_or_else(|| Failure::new(Class::Mapping, "it is gone"))?;
+            // Others run beside it: its connections, and the calls they count, are its own.
+            let ends = project.endpoints_apart(sync)?;
+            let options = Options { stop, ..Options::default() };
+            run_between(&project, sync, ends, &options, true).await
+        };
+        match self.runtime.block_on(run) {
+            Ok(report) => Ok(report.green()),
+            Err(failure) => Err(failure.text),
+        }
+    }
+}
+
+/// Returns when the files of a project were changed last, each.
+fn changed(folder: &Path) -> BTreeMap<PathBuf, Option<SystemTime>> {
+    let mappings = std::fs::read_dir(folder.join("mappings")).into_iter().flatten().flatten();
+    let files = mappings.map(|entry| entry.path()).chain([folder.join("bridgehead.yaml")]);
+    files.map(|path| (path.clone(), std::fs::metadata(&path).and_then(|data| data.modified()).ok())).collect()
+}
+
+fn paused_in(project: &Project) -> Option<HashMap<String, String>> {
+    project.store.paused().ok()
+}
+
+/// Takes over a changed project if it can work; else says why, and goes on with what there was.
+async fn reload(served: &Served, folder: &Path, scheduler: &server::Handle) {
+    let read = async {
+        let project = Project::open(folder)?;
+        plan_of(&project)?;
+        check_syncs(&project).await?;
+        Ok::<Project, Failure>(project)
+    };
+    match read.await {
+        Ok(project) => {
+            let project = project.acting_as("scheduler");
+            *served.project.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(project);
+            scheduler.changed();
+            println!("The project changed; it is good, and at work.");
+        }
+        Err(failure) => {
+            eprintln!("the project changed, and can't work; what was there before goes on: {}", failure.text)
+        }
+    }
+}
+
+/// Runs syncs by schedule and answers the admin API until Ctrl-C, or when the system asks for the end.
+pub(crate) async fn serve(folder: &Path, project: Project, address: SocketAddr) -> Result<(), Failure> {
+    let store = project.store.acting_as("scheduler");
+    let plan = plan_of(&project)?;
+    let scheduled = plan.jobs.iter().filter(|job| job.schedule.is_some()).count();
+    let api = project.store.clone();
+    let project = project.acting_as("scheduler");
+    let served = Arc::new(Served { project: RwLock::new(Arc::new(project)), runtime: Handle::current() });
+    let scheduler = Scheduler::start(store, Arc::<Served>::clone(&served));
+    let started = Server::start(api, address, Some(scheduler.handle())).await;
     let server = started.map_err(|error| Failure::from_error(Class::Mapping, &error))?;
-    println!("http://{}/api/v1/streams says what followed syncs do. Ctrl-C stops it.", server.address());
-    stop_on_interrupt().cancelled().await;
+    println!(
+        "{scheduled} of {} syncs run by schedule. http://{}/api/v1/syncs says what they do. Ctrl-C stops it.",
+        plan.jobs.len(),
+        server.address()
+    );
+    let stop = stop_on_interrupt();
+    let mut before = changed(folder);
+    let mut paused = paused_in(&served.project());
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = stop.cancelled() => break,
+        }
+        let now = changed(folder);
+        if now != before {
+            before = now;
+            reload(&served, folder, &scheduler.handle()).await;
+        }
+        // Others pause syncs, too.
+        let now = paused_in(&served.project());
+        if now != paused {
+            paused = now;
+            scheduler.handle().changed();
+        }
+    }
+    scheduler.drain().await;
     server.stop().await;
     Ok(())
 }

@@ -4,10 +4,14 @@
 //! Everything that one written batch changes is committed in one transaction, so that a crash leaves
 //! either all of it or nothing.
 
+mod audit;
 mod pairs;
 mod schema;
+mod tokens;
 
+pub use audit::{AuditEntry, Happened, Verdict, Verified, Wanted};
 pub use pairs::{Conflict, Image, Intent, Noted, PairCommit, Revisit, ShownStream, letter_key};
+pub use tokens::{Role, Token, new_secret};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,8 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use model::{Class, Entity, Side};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// Memory for pages, in KB: keys of links come in no order, and each of them touches a page of its own.
 const CACHE_KB: u32 = 65_536;
@@ -64,6 +69,9 @@ pub enum Error {
         /// The cause.
         source: std::io::Error,
     },
+    /// The system has no random numbers.
+    #[error("the system has no random numbers to make a secret of")]
+    Random,
 }
 
 impl Error {
@@ -277,6 +285,8 @@ pub struct Commit {
 pub struct Store {
     path: Arc<PathBuf>,
     connection: Arc<Mutex<Connection>>,
+    /// Who does what is done with it.
+    actor: Arc<str>,
 }
 
 /// Held while a sync runs; the operating system lets go of it when the process ends, however it ends.
@@ -334,7 +344,17 @@ impl Store {
         }
         drop(lock);
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        Ok(Self { path: Arc::new(path.to_owned()), connection: Arc::new(Mutex::new(connection)) })
+        Ok(Self {
+            path: Arc::new(path.to_owned()),
+            connection: Arc::new(Mutex::new(connection)),
+            actor: "local".into(),
+        })
+    }
+
+    /// Returns the same store for somebody else, whose name is noted with what they do.
+    #[must_use]
+    pub fn acting_as(&self, actor: &str) -> Self {
+        Self { actor: actor.into(), ..self.clone() }
     }
 
     /// Keeps fewer pages in memory from now on until what is returned is dropped: for work in small steps.
@@ -358,7 +378,7 @@ impl Store {
         let mut connection = Connection::open_in_memory().map_err(unusable)?;
         schema::migrate(&mut connection).map_err(unusable)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        Ok(Self { path: Arc::new(path), connection: Arc::new(Mutex::new(connection)) })
+        Ok(Self { path: Arc::new(path), connection: Arc::new(Mutex::new(connection)), actor: "local".into() })
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T> {
@@ -391,20 +411,32 @@ impl Store {
     /// it which still counts as running was cut off.
     pub fn begin_run(&self, sync: &str, now: DateTime<Utc>) -> Result<i64> {
         self.with(|db| {
-            db.execute("UPDATE run SET outcome = 'cut off' WHERE sync = ?1 AND outcome = 'running'", [sync])?;
-            db.execute(
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction
+                .execute("UPDATE run SET outcome = 'cut off' WHERE sync = ?1 AND outcome = 'running'", [sync])?;
+            transaction.execute(
                 "INSERT INTO run (sync, started, outcome, body) VALUES (?1, ?2, 'running', '{}')",
                 params![sync, now.to_rfc3339()],
             )?;
-            Ok(db.last_insert_rowid())
+            let run = transaction.last_insert_rowid();
+            audit::append(&transaction, &self.actor, Happened::RunBegun, Some(sync), Some(run), &json!({}))?;
+            transaction.commit()?;
+            Ok(run)
         })
     }
 
     /// Notes how a run ended.
     pub fn end_run(&self, run: i64, outcome: &str, body: &str, now: DateTime<Utc>) -> Result<()> {
         self.with(|db| {
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let sql = "UPDATE run SET ended = ?2, outcome = ?3, body = ?4 WHERE id = ?1";
-            db.execute(sql, params![run, now.to_rfc3339(), outcome, body]).map(drop)
+            transaction.execute(sql, params![run, now.to_rfc3339(), outcome, body])?;
+            let sql = "SELECT sync FROM run WHERE id = ?1";
+            let sync: Option<String> = transaction.query_row(sql, [run], |row| row.get(0)).optional()?;
+            let report: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+            let told = json!({"outcome": outcome, "counts": report["counts"], "calls": report["calls"]});
+            audit::append(&transaction, &self.actor, Happened::RunEnded, sync.as_deref(), Some(run), &told)?;
+            transaction.commit()
         })
     }
 
@@ -413,22 +445,57 @@ impl Store {
         self.with(|db| db.query_row("SELECT sync FROM run WHERE id = ?1", [run], |row| row.get(0)).optional())
     }
 
-    /// Returns the newest runs, newest first.
-    pub fn runs(&self, limit: u32) -> Result<Vec<Run>> {
+    /// Returns the newest runs, newest first; only those of `sync` where it is given, and with a number below `before`.
+    pub fn runs(&self, sync: Option<&str>, before: i64, limit: u32) -> Result<Vec<Run>> {
+        self.with(|db| match sync {
+            Some(sync) => {
+                let sql = "SELECT id, sync, started, ended, outcome, body FROM run WHERE sync = ?1 AND id < ?2
+                           ORDER BY id DESC LIMIT ?3";
+                db.prepare_cached(sql)?.query_map(params![sync, before, limit], run)?.collect()
+            }
+            None => {
+                let sql =
+                    "SELECT id, sync, started, ended, outcome, body FROM run WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+                db.prepare_cached(sql)?.query_map(params![before, limit], run)?.collect()
+            }
+        })
+    }
+
+    /// Returns one run.
+    pub fn run(&self, id: i64) -> Result<Option<Run>> {
         self.with(|db| {
-            let sql = "SELECT id, sync, started, ended, outcome, body FROM run ORDER BY id DESC LIMIT ?1";
-            db.prepare(sql)?
-                .query_map([limit], |row| {
-                    Ok(Run {
-                        id: row.get(0)?,
-                        sync: row.get(1)?,
-                        started: row.get(2)?,
-                        ended: row.get(3)?,
-                        outcome: row.get(4)?,
-                        body: row.get(5)?,
-                    })
-                })?
-                .collect()
+            let sql = "SELECT id, sync, started, ended, outcome, body FROM run WHERE id = ?1";
+            db.query_row(sql, [id], run).optional()
+        })
+    }
+
+    /// Returns the newest run of each sync, by its name.
+    pub fn last_runs(&self) -> Result<HashMap<String, Run>> {
+        self.with(|db| {
+            let sql = "SELECT id, sync, started, ended, outcome, body FROM run
+                       WHERE id IN (SELECT max(id) FROM run GROUP BY sync)";
+            db.prepare_cached(sql)?.query_map([], |row| run(row).map(|run| (run.sync.clone(), run)))?.collect()
+        })
+    }
+
+    /// Returns for each sync that has any the number of its dead letters, and of its parked changes.
+    pub fn letters_by_sync(&self) -> Result<HashMap<String, (u64, u64)>> {
+        self.with(|db| {
+            let sql = "SELECT sync, count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'parked')
+                       FROM dead_letter GROUP BY sync";
+            let counts = |row: &rusqlite::Row<'_>| {
+                Ok((row.get(0)?, (row.get::<_, i64>(1)?.cast_unsigned(), row.get::<_, i64>(2)?.cast_unsigned())))
+            };
+            db.prepare_cached(sql)?.query_map([], counts)?.collect()
+        })
+    }
+
+    /// Returns for each sync that has any the number of conflicts that wait for a person.
+    pub fn held_by_sync(&self) -> Result<HashMap<String, u64>> {
+        self.with(|db| {
+            let sql = "SELECT sync, count(*) FROM conflict WHERE state = 'held' GROUP BY sync";
+            let counts = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned()));
+            db.prepare_cached(sql)?.query_map([], counts)?.collect()
         })
     }
 
@@ -652,7 +719,25 @@ impl Store {
 
     /// Forgets a dead letter; false when there is none of this number.
     pub fn drop_dead_letter(&self, id: i64) -> Result<bool> {
-        self.with(|db| Ok(db.execute("DELETE FROM dead_letter WHERE id = ?1", [id])? > 0))
+        self.with(|db| {
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let sql = "DELETE FROM dead_letter WHERE id = ?1 RETURNING sync, run, key, code";
+            let gone = transaction
+                .query_row(sql, [id], |row| {
+                    let (sync, run): (String, i64) = (row.get(0)?, row.get(1)?);
+                    Ok((
+                        sync,
+                        run,
+                        json!({"dead_letter": id, "key": row.get::<_, String>(2)?, "code": row.get::<_, String>(3)?}),
+                    ))
+                })
+                .optional()?;
+            if let Some((sync, run, told)) = &gone {
+                audit::append(&transaction, &self.actor, Happened::DeadLetterDropped, Some(sync), Some(*run), told)?;
+            }
+            transaction.commit()?;
+            Ok(gone.is_some())
+        })
     }
 
     /// Keeps what came of comparing both sides of a sync, and returns its number; of each sync the newest
@@ -666,6 +751,8 @@ impl Store {
             let sql = "DELETE FROM reconciliation WHERE sync = ?1 AND id <= (SELECT id FROM reconciliation
                        WHERE sync = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)";
             transaction.execute(sql, params![sync, RECONCILIATIONS])?;
+            let told = json!({"reconciliation": id, "agrees": agrees});
+            audit::append(&transaction, &self.actor, Happened::Reconciled, Some(sync), None, &told)?;
             transaction.commit()?;
             Ok(id)
         })
@@ -690,6 +777,60 @@ impl Store {
         })
     }
 
+    /// Returns when each sync is to run next, as far as that was planned.
+    pub fn planned(&self) -> Result<HashMap<String, DateTime<Utc>>> {
+        self.with(|db| {
+            let mut planned = HashMap::new();
+            let mut statement = db.prepare_cached("SELECT sync, due FROM planned")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let (sync, due): (String, String) = (row.get(0)?, row.get(1)?);
+                planned.extend(DateTime::parse_from_rfc3339(&due).ok().map(|due| (sync, due.to_utc())));
+            }
+            Ok(planned)
+        })
+    }
+
+    /// Plans when a sync is to run next.
+    pub fn plan(&self, sync: &str, due: DateTime<Utc>) -> Result<()> {
+        self.with(|db| {
+            let sql = "INSERT OR REPLACE INTO planned (sync, due) VALUES (?1, ?2)";
+            db.execute(sql, params![sync, due.to_rfc3339()]).map(drop)
+        })
+    }
+
+    /// Returns the syncs that are paused, with why.
+    pub fn paused(&self) -> Result<HashMap<String, String>> {
+        self.with(|db| {
+            let mut statement = db.prepare_cached("SELECT sync, why FROM paused")?;
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+    }
+
+    /// Pauses a sync: nothing schedules it.
+    pub fn pause(&self, sync: &str, why: &str) -> Result<()> {
+        self.with(|db| {
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let sql = "INSERT OR REPLACE INTO paused (sync, at, why) VALUES (?1, ?2, ?3)";
+            transaction.execute(sql, params![sync, Utc::now().to_rfc3339(), why])?;
+            audit::append(&transaction, &self.actor, Happened::Paused, Some(sync), None, &json!({"why": why}))?;
+            transaction.commit()
+        })
+    }
+
+    /// Lets a paused sync go on; false if it was not paused.
+    pub fn resume(&self, sync: &str) -> Result<bool> {
+        self.with(|db| {
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let paused = transaction.execute("DELETE FROM paused WHERE sync = ?1", [sync])? > 0;
+            if paused {
+                audit::append(&transaction, &self.actor, Happened::Resumed, Some(sync), None, &json!({}))?;
+            }
+            transaction.commit()?;
+            Ok(paused)
+        })
+    }
+
     /// Remembers a piece of work at the other side.
     pub fn begin_work(&self, sync: &str, work: &str) -> Result<()> {
         self.with(|db| db.execute("INSERT OR REPLACE INTO work (sync, work) VALUES (?1, ?2)", [sync, work]).map(drop))
@@ -708,6 +849,17 @@ impl Store {
     pub fn end_work(&self, sync: &str, work: &str) -> Result<()> {
         self.with(|db| db.execute("DELETE FROM work WHERE sync = ?1 AND work = ?2", [sync, work]).map(drop))
     }
+}
+
+fn run(row: &rusqlite::Row<'_>) -> rusqlite::Result<Run> {
+    Ok(Run {
+        id: row.get(0)?,
+        sync: row.get(1)?,
+        started: row.get(2)?,
+        ended: row.get(3)?,
+        outcome: row.get(4)?,
+        body: row.get(5)?,
+    })
 }
 
 fn set_checkpoint(db: &Connection, sync: &str, checkpoint: &Checkpoint) -> rusqlite::Result<()> {

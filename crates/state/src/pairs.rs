@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{OptionalExtension as _, Transaction, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
+use crate::audit::{self, Happened};
 use crate::{DeadLetter, Link, Result, Store, key_column, link, side_number};
 use model::Side;
 
@@ -441,9 +443,22 @@ impl Store {
     pub fn resolve(&self, id: i64, winner: Side) -> Result<bool> {
         let winner = if winner == Side::Salesforce { "salesforce" } else { "external" };
         self.with(|db| {
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let sql =
-                "UPDATE conflict SET winner = ?2, state = 'resolved' WHERE id = ?1 AND state IN ('held', 'resolved')";
-            Ok(db.execute(sql, params![id, winner])? > 0)
+                "UPDATE conflict SET winner = ?2, state = 'resolved' WHERE id = ?1 AND state IN ('held', 'resolved')
+                       RETURNING sync, run, salesforce, field";
+            let resolved = transaction
+                .query_row(sql, params![id, winner], |row| {
+                    let (record, field): (String, String) = (row.get(2)?, row.get(3)?);
+                    let told = json!({"conflict": id, "winner": winner, "record": record, "field": field});
+                    Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, told))
+                })
+                .optional()?;
+            if let Some((sync, run, told)) = &resolved {
+                audit::append(&transaction, &self.actor, Happened::ConflictResolved, Some(sync), Some(*run), told)?;
+            }
+            transaction.commit()?;
+            Ok(resolved.is_some())
         })
     }
 }

@@ -66,6 +66,28 @@ const STEPS: &[&str] = &[
                                  agrees INTEGER NOT NULL, body TEXT NOT NULL);
     CREATE INDEX reconciliation_sync ON reconciliation (sync, id);
 ",
+    "
+    -- The audit chain. Entries stay as they are, and go only from its beginning, behind an entry that says so.
+    CREATE TABLE audit (id INTEGER PRIMARY KEY, at TEXT NOT NULL, actor TEXT NOT NULL, what TEXT NOT NULL, sync TEXT,
+                        run INTEGER, body TEXT NOT NULL, before BLOB NOT NULL, hash BLOB NOT NULL);
+    CREATE INDEX audit_sync ON audit (sync, id) WHERE sync IS NOT NULL;
+    CREATE INDEX audit_run ON audit (run, id) WHERE run IS NOT NULL;
+    CREATE TABLE audit_head (last INTEGER NOT NULL, hash BLOB NOT NULL);
+    CREATE TRIGGER audit_stays BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'entries of the audit chain stay'); END;
+    CREATE TRIGGER audit_goes BEFORE DELETE ON audit
+    WHEN OLD.id > coalesce((SELECT json_extract(body, '$.through') FROM audit WHERE what = 'pruned' ORDER BY id DESC LIMIT 1), 0)
+    BEGIN SELECT RAISE(ABORT, 'entries of the audit chain stay'); END;
+    -- Syncs that are paused, with why.
+    CREATE TABLE paused (sync TEXT PRIMARY KEY, at TEXT NOT NULL, why TEXT NOT NULL);
+    -- Versions of the configuration that were put to work.
+    CREATE TABLE version (id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, author TEXT NOT NULL, reason TEXT NOT NULL,
+                          digest TEXT NOT NULL, files TEXT NOT NULL);
+    -- Which run a schedule asked for last, so that none is missed or doubled.
+    CREATE TABLE planned (sync TEXT PRIMARY KEY, due TEXT NOT NULL);
+    CREATE TABLE token (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, role TEXT NOT NULL, hash BLOB NOT NULL UNIQUE,
+                        made TEXT NOT NULL, expires TEXT NOT NULL, revoked INTEGER NOT NULL DEFAULT 0);
+    CREATE INDEX run_sync ON run (sync, id);
+",
 ];
 
 /// The format that this version writes.

@@ -27,7 +27,8 @@ fn a_commit_is_there_after_reopening_and_a_second_run_is_sent_away() {
     assert!(store.links("m", Side::Salesforce, &["a"]).expect("links").is_empty());
     // A run that was cut off is told from one that goes on.
     store.begin_run("s", Utc::now()).expect("another run");
-    let outcomes: Vec<String> = store.runs(2).expect("runs").into_iter().map(|run| run.outcome).collect();
+    let outcomes: Vec<String> =
+        store.runs(None, i64::MAX, 2).expect("runs").into_iter().map(|run| run.outcome).collect();
     assert_eq!(outcomes, ["running", "cut off"]);
     drop(store);
     Connection::open(&path).expect("the file").pragma_update(None, "user_version", 99).expect("a newer format");
@@ -43,7 +44,7 @@ fn a_file_of_format_1_is_brought_up_to_date_and_reads_everything_once() {
     drop(old);
     let store = Store::open(&path).expect("a migrated file");
     assert_eq!(store.checkpoint("orders_in").expect("a checkpoint"), Checkpoint::default());
-    assert_eq!(store.runs(9).expect("runs").len(), 1);
+    assert_eq!(store.runs(None, i64::MAX, 9).expect("runs").len(), 1);
     assert_eq!(store.count_dead_letters(None).expect("a count"), (1, 0));
 }
 

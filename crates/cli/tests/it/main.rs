@@ -13,6 +13,7 @@ mod projects;
 mod reconcile;
 mod runs;
 mod sandbox;
+mod serve;
 mod two_way;
 mod two_way_crowd;
 mod undo;

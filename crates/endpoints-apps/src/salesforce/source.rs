@@ -114,8 +114,8 @@ impl Source for Org {
         if rows < self.bulk_rows {
             1 + rows.div_ceil(REST_PAGE_ROWS).max(1)
         } else {
-            // Create, some questions, a page of results each 50,000 rows.
-            8 + rows.div_ceil(PAGE_ROWS as u64)
+            // Create, a question each time that what is left may be half done, a page of results each 50,000 rows.
+            4 + u64::from(rows.max(1).ilog2().saturating_sub(13)) + rows.div_ceil(PAGE_ROWS as u64)
         }
     }
 

@@ -261,7 +261,8 @@ impl<'m> Merge<'m> {
         frame.put_i16(-1);
         sink.send(frame.split().freeze()).await.map_err(failed_here())?;
         sink.as_mut().finish().await.map_err(failed_here())?;
-        Ok(())
+        // Not knowing how many rows there are the planner may compare each with each.
+        self.transaction.batch_execute("ANALYZE bridgehead_stage (n)").await.map_err(failed_here())
     }
 
     /// Merges rows; on a row's fault the half before and the half after, each for itself.

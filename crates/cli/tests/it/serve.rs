@@ -1,0 +1,241 @@
+//! `bridgehead serve` as operators see it: by schedule, by the admin API, with tokens.
+
+use std::io::BufRead as _;
+use std::process::Child;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, Failed};
+
+/// A server that ends with this value.
+struct Served {
+    child: Child,
+    url: String,
+    http: Client,
+    token: Option<String>,
+    /// Lines that it says about what went wrong.
+    errors: Receiver<String>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Served {
+    fn start(bench: &Bench) -> Result<Self, Failed> {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let mut child = bench.command(&["serve", "--port", "0"]).spawn()?;
+        let mut lines = std::io::BufReader::new(child.stdout.take().ok_or("its output")?);
+        let mut line = String::new();
+        lines.read_line(&mut line)?;
+        let (_, rest) = line.split_once("http://").ok_or_else(|| format!("no address: {line}"))?;
+        let url = format!("http://{}", rest.split('/').next().unwrap_or_default());
+        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+        let (sender, errors) = std::sync::mpsc::channel();
+        let said = std::io::BufReader::new(child.stderr.take().ok_or("its errors")?);
+        std::thread::spawn(move || said.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Ok(Self { child, url, http: Client::builder().no_proxy().build()?, token: None, errors })
+    }
+
+    /// Waits until it says something about what went wrong.
+    fn says(&self, part: &str) -> Result<(), Failed> {
+        loop {
+            let line =
+                self.errors.recv_timeout(Duration::from_secs(60)).map_err(|_| format!("it does not say {part:?}"))?;
+            if line.contains(part) {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Result<(StatusCode, Value), Failed> {
+        let mut request = self.http.request(method.parse()?, format!("{}{path}", self.url));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        let answer = request.send().await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    async fn get(&self, path: &str) -> Result<Value, Failed> {
+        let (status, answer) = self.call("GET", path, None).await?;
+        assert_eq!(status, 200, "{path}: {answer}");
+        Ok(answer)
+    }
+
+    /// Asks until the answer is as it should be.
+    async fn until(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Result<Value, Failed> {
+        let asked = async {
+            loop {
+                let answer = self.get(path).await?;
+                if holds(&answer) {
+                    return Ok(answer);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), asked).await.map_err(|_| format!("{path} does not come to it"))?
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn syncs_run_by_schedule_one_behind_another_and_follow_the_project() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    bench.erp()?.execute_batch("DELETE FROM orders; DELETE FROM customers")?;
+    bench.client()?.create("Account", &json!({"Name": "Acme", "Customer_No__c": "C-1"})).await?;
+    bench.edit(
+        "bridgehead.yaml",
+        "deletes: propagate }\n  - { sync: contacts_out",
+        "deletes: propagate, schedule: { every: 1h } }\n  - { sync: contacts_out",
+    )?;
+    bench.edit(
+        "bridgehead.yaml",
+        "mapping: products, direction: to_salesforce",
+        "mapping: products, direction: to_salesforce, schedule: { after: customers_out }",
+    )?;
+    let served = Served::start(&bench)?;
+    let one =
+        |name: &'static str| move |answer: &Value| answer["runs"][0]["outcome"] == "green" && answer["sync"] == name;
+    served.until("/api/v1/syncs/customers_out", one("customers_out")).await?;
+    served.until("/api/v1/syncs/products_in", one("products_in")).await?;
+    assert_eq!(bench.erp_customers("customers").map(|rows| rows.len()).unwrap_or(1), 1);
+    let all = served.get("/api/v1/syncs").await?;
+    let orders = all["syncs"].as_array().into_iter().flatten().find(|one| one["sync"] == "orders_in").cloned();
+    assert_eq!(orders.ok_or("orders_in")?["last_run"], Value::Null, "nothing schedules it");
+
+    // A changed project is taken over when it is good, and not when it is not.
+    bench.edit("mappings/orders.yaml", "external: engraving", "external: engravin")?;
+    bench.edit(
+        "bridgehead.yaml",
+        "mapping: orders, direction: to_salesforce",
+        "mapping: orders, direction: to_salesforce, schedule: { every: 1h }",
+    )?;
+    tokio::task::block_in_place(|| served.says("did you mean engraving?"))?;
+    let planned = served.get("/api/v1/syncs/orders_in").await?;
+    assert_eq!(planned["planned"]["next"], Value::Null, "what was there before goes on: {planned}");
+    bench.edit("mappings/orders.yaml", "external: engravin", "external: engraving")?;
+    served.until("/api/v1/syncs/orders_in", |answer| answer["runs"][0]["outcome"] == "green").await?;
+    bench.expect(&["pause", "orders_in", "--why", "stocktaking"], 0, &["is paused"]).await?;
+    let paused = |answer: &Value| answer["planned"]["paused"] == "stocktaking";
+    served.until("/api/v1/syncs/orders_in", paused).await?;
+    bench.expect(&["audit", "verify"], 0, &["The audit chain is whole"]).await?;
+    bench.expect(&["audit", "list"], 0, &["scheduler", "run_ended", "customers_out", "paused", "stocktaking"]).await?;
+
+    // It ends when the system asks it to.
+    let id = i32::try_from(served.child.id())?;
+    let asked = std::process::Command::new("kill").args(["-TERM", &id.to_string()]).status()?;
+    assert!(asked.success());
+    let mut served = served;
+    let ended = tokio::task::spawn_blocking(move || served.child.wait()).await??;
+    assert!(ended.success(), "{ended}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    bench
+        .expect(&["serve", "--address", "0.0.0.0", "--port", "0"], 4, &["there is no token yet", "token make"])
+        .await?;
+    let mut served = Served::start(&bench)?;
+    served.get("/api/v1/syncs").await?;
+    let make = |role: &'static str| {
+        let bench = &bench;
+        async move {
+            let output = bench.call(&["token", "make", role, "--role", role]).await?;
+            Ok::<String, Failed>(String::from_utf8(output.stdout)?.trim().to_owned())
+        }
+    };
+    let (viewer, operator, admin) = (make("viewer").await?, make("operator").await?, make("admin").await?);
+    assert_eq!(served.call("GET", "/api/v1/syncs", None).await?.0, 401, "now everybody needs one");
+    assert_eq!(served.call("GET", "/health", None).await?.0, 200);
+    assert_eq!(served.call("GET", "/ready", None).await?.0, 200);
+    // Each route, with the least role that may call it, and what is answered then.
+    let why = || Some(json!({"why": "w"}));
+    let winner = || Some(json!({"winner": "external"}));
+    let routes: [(&str, &str, Option<Value>, usize, u16); 19] = [
+        ("GET", "/api/v1/streams", None, 0, 200),
+        ("GET", "/api/v1/syncs", None, 0, 200),
+        ("GET", "/api/v1/syncs/orders_in", None, 0, 200),
+        ("GET", "/api/v1/runs", None, 0, 200),
+        ("GET", "/api/v1/runs/7", None, 0, 404),
+        ("GET", "/api/v1/dead-letters", None, 0, 200),
+        ("GET", "/api/v1/dead-letters/7", None, 0, 404),
+        ("GET", "/api/v1/conflicts", None, 0, 200),
+        ("GET", "/api/v1/conflicts/7", None, 0, 404),
+        ("GET", "/api/v1/reconciliations", None, 0, 200),
+        ("GET", "/api/v1/audit", None, 0, 200),
+        ("GET", "/metrics", None, 0, 200),
+        ("POST", "/api/v1/syncs/orders_in/run", None, 1, 202),
+        ("POST", "/api/v1/syncs/orders_in/pause", why(), 1, 200),
+        ("POST", "/api/v1/syncs/orders_in/resume", None, 1, 200),
+        ("DELETE", "/api/v1/dead-letters/7", None, 1, 404),
+        ("POST", "/api/v1/conflicts/7/resolve", winner(), 1, 404),
+        ("GET", "/api/v1/tokens", None, 2, 200),
+        ("DELETE", "/api/v1/tokens/77", None, 2, 404),
+    ];
+    let tokens = [&viewer, &operator, &admin];
+    for (method, path, body, least, wanted) in routes {
+        served.token = None;
+        assert_eq!(served.call(method, path, body.clone()).await?.0, 401, "{path}");
+        for (role, token) in tokens.into_iter().enumerate().take(least + 1) {
+            served.token = Some(token.clone());
+            let (status, answer) = served.call(method, path, body.clone()).await?;
+            let wanted = if role < least { 403 } else { wanted };
+            assert_eq!(status, wanted, "{method} {path} as {role}: {answer}");
+            assert!(!answer.to_string().contains("bh_"), "{answer}");
+        }
+    }
+    // What makes no sense, and what other pages send.
+    served.token = Some(admin);
+    for (method, path, body, wanted) in [
+        ("GET", "/api/v1/runs?limit=0", None, 400),
+        ("GET", "/api/v1/runs?limit=many", None, 400),
+        ("GET", "/api/v1/runs?nonsense=1", None, 400),
+        ("GET", "/api/v1/runs/%00", None, 404),
+        ("GET", "/api/v1/nothing", None, 404),
+        ("POST", "/api/v1/syncs/nobody/run", None, 404),
+        ("POST", "/api/v1/syncs/orders_in/pause", None, 415),
+        ("POST", "/api/v1/syncs/orders_in/pause", Some(json!({"reason": "x"})), 422),
+        ("POST", "/api/v1/syncs/orders_in/pause", Some(json!({"why": "x".repeat(100_000)})), 413),
+        ("POST", "/api/v1/conflicts/7/resolve", Some(json!({"winner": "nobody"})), 422),
+        ("POST", "/api/v1/syncs/orders_in/resume", None, 409),
+        ("PUT", "/api/v1/runs", None, 405),
+    ] {
+        let (status, answer) = served.call(method, path, body).await?;
+        assert_eq!(status, wanted, "{method} {path}: {answer}");
+        assert_eq!(answer["status"], wanted, "a problem says what it is: {answer}");
+    }
+    let forged = served.http.post(format!("{}/api/v1/syncs/orders_in/run", served.url));
+    let forged =
+        forged.bearer_auth(served.token.as_deref().unwrap_or_default()).header("origin", "http://evil.example");
+    assert_eq!(forged.send().await?.status(), 403);
+    let list = bench.call(&["token", "list"]).await?;
+    assert!(!String::from_utf8_lossy(&list.stdout).contains("bh_"));
+    bench.expect(&["token", "revoke", "3"], 0, &["good for nothing"]).await?;
+    assert_eq!(served.call("GET", "/api/v1/syncs", None).await?.0, 401);
+    // Whoever guesses has to wait.
+    served.token = Some("bh_guess".to_owned());
+    let mut last = StatusCode::OK;
+    for _ in 0..30 {
+        last = served.call("GET", "/api/v1/syncs", None).await?.0;
+    }
+    assert_eq!(last, 429);
+    let log = bench.path(".bridgehead");
+    for entry in std::fs::read_dir(log)? {
+        let bytes = std::fs::read(entry?.path())?;
+        assert!(!bytes.windows(viewer.len()).any(|part| part == viewer.as_bytes()), "no token stands in the state");
+    }
+    Ok(())
+}

@@ -1,0 +1,413 @@
+//! The routes of the admin API.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use state::{Role, Run, Store, Wanted};
+
+use crate::auth::{Caller, Wrong, known};
+use crate::metrics::metrics;
+use crate::problem::{Answered, Problem};
+use crate::scheduler::{Handle, Planned};
+
+/// Most bytes of a body: all that is sent are a few words.
+const BODY_BYTES: usize = 64 << 10;
+/// Entries of a page, and most of them.
+const PAGE: u32 = 50;
+const MOST: u32 = 500;
+
+/// What answers stand on.
+pub(crate) struct Api {
+    pub(crate) store: Store,
+    scheduler: Option<Handle>,
+    /// True when only this machine can reach it.
+    pub(crate) is_local: bool,
+    pub(crate) wrong: Wrong,
+}
+
+impl Api {
+    pub(crate) fn new(store: Store, scheduler: Option<Handle>, is_local: bool) -> Self {
+        Self { store, scheduler, is_local, wrong: Wrong::default() }
+    }
+
+    /// Returns what the scheduler knows of each sync.
+    pub(crate) fn planned(&self) -> BTreeMap<String, Planned> {
+        self.scheduler.as_ref().map(Handle::planned).unwrap_or_default()
+    }
+
+    fn scheduler(&self) -> Answered<&Handle> {
+        let missing = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "nothing runs syncs here");
+        self.scheduler.as_ref().ok_or_else(missing)
+    }
+}
+
+type Shared = State<Arc<Api>>;
+
+pub(crate) fn router(api: Arc<Api>) -> Router {
+    let calls = Router::new()
+        .route("/api/v1/streams", get(streams))
+        .route("/api/v1/syncs", get(syncs))
+        .route("/api/v1/syncs/{sync}", get(sync))
+        .route("/api/v1/syncs/{sync}/run", post(run_now))
+        .route("/api/v1/syncs/{sync}/pause", post(pause))
+        .route("/api/v1/syncs/{sync}/resume", post(resume))
+        .route("/api/v1/runs", get(runs))
+        .route("/api/v1/runs/{id}", get(one_run))
+        .route("/api/v1/dead-letters", get(letters))
+        .route("/api/v1/dead-letters/{id}", get(letter).delete(drop_letter))
+        .route("/api/v1/conflicts", get(conflicts))
+        .route("/api/v1/conflicts/{id}", get(conflict))
+        .route("/api/v1/conflicts/{id}/resolve", post(resolve))
+        .route("/api/v1/reconciliations", get(reconciliations))
+        .route("/api/v1/audit", get(audit))
+        .route("/api/v1/tokens", get(tokens))
+        .route("/api/v1/tokens/{id}", axum::routing::delete(revoke))
+        .route("/metrics", get(metrics))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&api), known));
+    Router::new()
+        .merge(calls)
+        .route("/health", get(async || Json(json!({"status": "alive"}))))
+        .route("/ready", get(ready))
+        .fallback(async || Problem::none("there is nothing at this address"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "nothing answers this method at this address")
+        })
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .with_state(api)
+}
+
+/// Does what waits for the disk where nobody else waits for it.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Answered<T> + Send + 'static) -> Answered<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "an answer ended badly");
+        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer ended badly; the log says why"))
+    })
+}
+
+/// Which part of a list is wanted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    sync: Option<String>,
+    state: Option<String>,
+    what: Option<String>,
+    run: Option<i64>,
+    /// Entries behind this number, where the oldest comes first.
+    after: Option<i64>,
+    /// Entries before this number, where the newest comes first.
+    before: Option<i64>,
+    limit: Option<u32>,
+}
+
+impl Part {
+    fn limit(&self) -> Answered<u32> {
+        match self.limit {
+            None => Ok(PAGE),
+            Some(limit) if (1..=MOST).contains(&limit) => Ok(limit),
+            Some(limit) => {
+                Err(Problem::new(StatusCode::BAD_REQUEST, format!("`limit` is {limit}, and goes from 1 to {MOST}")))
+            }
+        }
+    }
+}
+
+fn part(query: Result<Query<Part>, QueryRejection>) -> Answered<Part> {
+    let wrong = |error: QueryRejection| Problem::new(StatusCode::BAD_REQUEST, error.body_text());
+    query.map(|Query(part)| part).map_err(wrong)
+}
+
+fn number(text: &str) -> Answered<i64> {
+    text.parse().map_err(|_| Problem::none(format!("{text:?} is no number of anything")))
+}
+
+/// A page of a list; `next` is what continues it.
+fn page(name: &str, entries: Vec<Value>, limit: u32, next: &str, last: Option<i64>) -> Json<Value> {
+    let more = (entries.len() >= limit as usize).then_some(last).flatten();
+    Json(json!({name: entries, "next": more.map(|last| json!({next: last}))}))
+}
+
+fn parsed(body: &str) -> Value {
+    serde_json::from_str(body).unwrap_or_default()
+}
+
+async fn ready(State(api): Shared) -> Response {
+    match blocking(move || Ok(api.store.id()?)).await {
+        Ok(_) => Json(json!({"status": "ready"})).into_response(),
+        Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the state cannot be used").into_response(),
+    }
+}
+
+/// Answers `GET /api/v1/streams`: what the streams of followed syncs do, or did last, by sync and side.
+async fn streams(State(api): Shared) -> Answered<Json<Value>> {
+    blocking(move || {
+        let streams = engine::streams(&api.store, chrono::Utc::now())?;
+        Ok(Json(json!({"streams": streams})))
+    })
+    .await
+}
+
+fn shown_run(run: &Run) -> Value {
+    json!({"id": run.id, "sync": run.sync, "started": run.started, "ended": run.ended, "outcome": run.outcome,
+           "report": parsed(&run.body)})
+}
+
+async fn syncs(State(api): Shared) -> Answered<Json<Value>> {
+    blocking(move || {
+        let (last, letters, held) = (api.store.last_runs()?, api.store.letters_by_sync()?, api.store.held_by_sync()?);
+        let syncs = api.planned().into_iter().map(|(sync, planned)| {
+            let (dead, parked) = letters.get(&sync).copied().unwrap_or_default();
+            json!({"sync": sync, "planned": planned, "last_run": last.get(&sync).map(shown_run), "dead_letters": dead,
+                   "parked": parked, "conflicts_held": held.get(&sync).copied().unwrap_or_default()})
+        });
+        Ok(Json(json!({"syncs": syncs.collect::<Vec<_>>()})))
+    })
+    .await
+}
+
+async fn sync(State(api): Shared, Path(name): Path<String>) -> Answered<Json<Value>> {
+    let planned = api.planned().remove(&name).ok_or_else(|| Problem::none(format!("there is no sync {name:?}")))?;
+    blocking(move || {
+        let runs: Vec<Value> = api.store.runs(Some(&name), i64::MAX, 10)?.iter().map(shown_run).collect();
+        Ok(Json(json!({"sync": name, "planned": planned, "runs": runs})))
+    })
+    .await
+}
+
+async fn run_now(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Answered<Response> {
+    caller.needs(Role::Operator)?;
+    if !api.scheduler()?.run(&name) {
+        return Err(Problem::none(format!("there is no sync {name:?}")));
+    }
+    Ok((StatusCode::ACCEPTED, Json(json!({"sync": name, "state": "waiting"}))).into_response())
+}
+
+/// Why a sync is paused.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Why {
+    why: String,
+}
+
+fn body<T>(body: Result<Json<T>, JsonRejection>) -> Answered<T> {
+    body.map(|Json(body)| body).map_err(|error| Problem::new(error.status(), error.body_text()))
+}
+
+async fn pause(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+    why: Result<Json<Why>, JsonRejection>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Operator)?;
+    let why = body(why)?.why;
+    if !api.planned().contains_key(&name) {
+        return Err(Problem::none(format!("there is no sync {name:?}")));
+    }
+    blocking(move || {
+        api.scheduler()?.pause(&caller.name, &name, &why)?;
+        Ok(Json(json!({"sync": name, "state": "paused", "why": why})))
+    })
+    .await
+}
+
+async fn resume(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Operator)?;
+    blocking(move || {
+        if !api.scheduler()?.resume(&caller.name, &name)? {
+            return Err(Problem::new(StatusCode::CONFLICT, format!("{name:?} is not paused")));
+        }
+        Ok(Json(json!({"sync": name, "state": "scheduled"})))
+    })
+    .await
+}
+
+async fn runs(State(api): Shared, query: Result<Query<Part>, QueryRejection>) -> Answered<Json<Value>> {
+    let part = part(query)?;
+    let limit = part.limit()?;
+    blocking(move || {
+        let runs = api.store.runs(part.sync.as_deref(), part.before.unwrap_or(i64::MAX), limit)?;
+        Ok(page("runs", runs.iter().map(shown_run).collect(), limit, "before", runs.last().map(|run| run.id)))
+    })
+    .await
+}
+
+async fn one_run(State(api): Shared, Path(id): Path<String>) -> Answered<Json<Value>> {
+    let id = number(&id)?;
+    blocking(move || {
+        let run = api.store.run(id)?.ok_or_else(|| Problem::none(format!("there is no run {id}")))?;
+        Ok(Json(shown_run(&run)))
+    })
+    .await
+}
+
+async fn letters(State(api): Shared, query: Result<Query<Part>, QueryRejection>) -> Answered<Json<Value>> {
+    let part = part(query)?;
+    let limit = part.limit()?;
+    blocking(move || {
+        let (sync, state) = (part.sync.as_deref(), part.state.as_deref());
+        let letters = api.store.dead_letters(sync, state, part.after.unwrap_or_default(), limit as usize)?;
+        let last = letters.last().map(|letter| letter.id);
+        Ok(page("dead_letters", letters.iter().map(|letter| json!(letter)).collect(), limit, "after", last))
+    })
+    .await
+}
+
+async fn letter(State(api): Shared, Path(id): Path<String>) -> Answered<Json<Value>> {
+    let id = number(&id)?;
+    blocking(move || {
+        let letter = api.store.dead_letter(id)?;
+        Ok(Json(json!(letter.ok_or_else(|| Problem::none(format!("there is no dead letter {id}")))?)))
+    })
+    .await
+}
+
+async fn drop_letter(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Answered<StatusCode> {
+    caller.needs(Role::Operator)?;
+    let id = number(&id)?;
+    blocking(move || {
+        // Two may have had it before them: the second is told that it is gone.
+        if api.store.acting_as(&caller.name).drop_dead_letter(id)? {
+            Ok(StatusCode::NO_CONTENT)
+        } else {
+            Err(Problem::none(format!("there is no dead letter {id}")))
+        }
+    })
+    .await
+}
+
+async fn conflicts(State(api): Shared, query: Result<Query<Part>, QueryRejection>) -> Answered<Json<Value>> {
+    let part = part(query)?;
+    let limit = part.limit()?;
+    blocking(move || {
+        let (sync, state) = (part.sync.as_deref(), part.state.as_deref());
+        let conflicts = api.store.conflicts(sync, state, part.after.unwrap_or_default(), limit as usize)?;
+        let last = conflicts.last().map(|conflict| conflict.id);
+        Ok(page("conflicts", conflicts.iter().map(|conflict| json!(conflict)).collect(), limit, "after", last))
+    })
+    .await
+}
+
+async fn conflict(State(api): Shared, Path(id): Path<String>) -> Answered<Json<Value>> {
+    let id = number(&id)?;
+    blocking(move || {
+        let conflict = api.store.conflict(id)?;
+        Ok(Json(json!(conflict.ok_or_else(|| Problem::none(format!("there is no conflict {id}")))?)))
+    })
+    .await
+}
+
+/// Who wins a conflict.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Decision {
+    winner: Winner,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Winner {
+    Salesforce,
+    External,
+}
+
+async fn resolve(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    decision: Result<Json<Decision>, JsonRejection>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Operator)?;
+    let (id, winner) = (number(&id)?, body(decision)?.winner);
+    let side = match winner {
+        Winner::Salesforce => model::Side::Salesforce,
+        Winner::External => model::Side::External,
+    };
+    blocking(move || {
+        if !api.store.acting_as(&caller.name).resolve(id, side)? {
+            return Err(match api.store.conflict(id)? {
+                Some(known) => {
+                    Problem::new(StatusCode::CONFLICT, format!("conflict {id} is {} and waits for nobody", known.state))
+                }
+                None => Problem::none(format!("there is no conflict {id}")),
+            });
+        }
+        Ok(Json(json!(api.store.conflict(id)?)))
+    })
+    .await
+}
+
+async fn reconciliations(State(api): Shared, query: Result<Query<Part>, QueryRejection>) -> Answered<Json<Value>> {
+    let part = part(query)?;
+    let limit = part.limit()?;
+    blocking(move || {
+        let found = api.store.reconciliations(part.sync.as_deref(), limit)?;
+        let shown = found.iter().map(|one| {
+            json!({"id": one.id, "sync": one.sync, "at": one.at, "agrees": one.agrees, "report": parsed(&one.body)})
+        });
+        Ok(Json(json!({"reconciliations": shown.collect::<Vec<_>>()})))
+    })
+    .await
+}
+
+async fn audit(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    query: Result<Query<Part>, QueryRejection>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Viewer)?;
+    let part = part(query)?;
+    let limit = part.limit()?;
+    blocking(move || {
+        let wanted = Wanted { sync: part.sync.as_deref(), what: part.what.as_deref(), run: part.run };
+        let entries = api.store.audit_entries(wanted, part.before.unwrap_or(i64::MAX), limit)?;
+        let last = entries.last().map(|entry| entry.id);
+        let shown = entries.iter().map(|entry| {
+            json!({"id": entry.id, "at": entry.at, "actor": entry.actor, "what": entry.what, "sync": entry.sync,
+                   "run": entry.run, "more": parsed(&entry.body), "hash": entry.hash})
+        });
+        Ok(page("entries", shown.collect(), limit, "before", last))
+    })
+    .await
+}
+
+async fn tokens(State(api): Shared, Extension(caller): Extension<Caller>) -> Answered<Json<Value>> {
+    caller.needs(Role::Admin)?;
+    blocking(move || Ok(Json(json!({"tokens": api.store.tokens()?})))).await
+}
+
+async fn revoke(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Answered<StatusCode> {
+    caller.needs(Role::Admin)?;
+    let id = number(&id)?;
+    blocking(move || {
+        if api.store.acting_as(&caller.name).revoke_token(id)? {
+            Ok(StatusCode::NO_CONTENT)
+        } else {
+            Err(Problem::none(format!("there is no token {id} that could be taken back")))
+        }
+    })
+    .await
+}

@@ -1,0 +1,117 @@
+//! Who calls, and what they may do.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use chrono::{DateTime, Utc};
+use state::{Role, Token};
+
+use crate::api::Api;
+use crate::problem::{Answered, Problem};
+
+/// Names that this machine has for itself.
+const LOCAL: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
+/// Wrong tokens that are answered in [`WRONG_SPAN`]; more have to wait.
+const WRONG: usize = 20;
+const WRONG_SPAN: Duration = Duration::from_secs(60);
+
+/// Who calls.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+}
+
+impl Caller {
+    /// Lets nobody pass whose role is less.
+    pub(crate) fn needs(&self, role: Role) -> Answered<()> {
+        if self.role >= role {
+            return Ok(());
+        }
+        let detail = format!("this needs the role {}; this token has {}", role.word(), self.role.word());
+        Err(Problem::new(StatusCode::FORBIDDEN, detail))
+    }
+}
+
+/// Wrong tokens of late.
+#[derive(Debug, Default)]
+pub(crate) struct Wrong(Mutex<VecDeque<Instant>>);
+
+impl Wrong {
+    fn are_too_many(&self) -> bool {
+        let mut wrong = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while wrong.front().is_some_and(|first| first.elapsed() > WRONG_SPAN) {
+            wrong.pop_front();
+        }
+        wrong.len() >= WRONG
+    }
+
+    fn add(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(Instant::now());
+    }
+}
+
+/// True when there is a token that is good.
+pub(crate) fn is_set_up(tokens: &[Token]) -> bool {
+    let ends = |token: &Token| DateTime::parse_from_rfc3339(&token.expires).ok();
+    tokens.iter().any(|token| !token.revoked && ends(token).is_some_and(|ends| ends > Utc::now()))
+}
+
+fn name_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => authority,
+    }
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> &'h str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Finds out who calls. Pages of other sites are turned away, which could lead a name of their own here, or let the browser of
+/// somebody who is at this machine call.
+pub(crate) async fn known(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    match caller(&api, &request) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn caller(api: &Api, request: &Request) -> Answered<Caller> {
+    let headers = request.headers();
+    if api.is_local && !LOCAL.contains(&name_of(text(headers, &header::HOST))) {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "the API is for this machine"));
+    }
+    let (host, origin) = (text(headers, &header::HOST), text(headers, &header::ORIGIN));
+    let foreign = !origin.is_empty() && origin.split_once("://").is_none_or(|(_, from)| from != host);
+    if foreign && !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Problem::new(StatusCode::FORBIDDEN, format!("pages of {origin} may not change anything here")));
+    }
+    let secret = text(headers, &header::AUTHORIZATION);
+    if secret.is_empty() && api.is_local && !is_set_up(&api.store.tokens()?) {
+        return Ok(Caller { name: "local".to_owned(), role: Role::Admin });
+    }
+    if api.wrong.are_too_many() {
+        let detail = "too many wrong tokens of late; try again in a minute";
+        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+    }
+    let unknown = |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, detail);
+    let Some(secret) = secret.strip_prefix("Bearer ") else {
+        return Err(unknown("send a token as `Authorization: Bearer ...`; `bridgehead token make` makes one"));
+    };
+    match api.store.token_of(secret.trim(), Utc::now())? {
+        Some(token) => Ok(Caller { name: token.name, role: token.role }),
+        None => {
+            api.wrong.add();
+            Err(unknown("this token is not known, has expired, or was taken back"))
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The scheduler with work that does nothing but wait to be told to end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
+use server::{AtOnce, Handle, Job, Missed, Plan, Schedule, Scheduler, Work};
+use state::Store;
+use tokio_util::sync::CancellationToken;
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs that end when they are told how.
+#[derive(Default)]
+struct Puppets {
+    jobs: Mutex<Vec<Job>>,
+    at_once: usize,
+    connections: BTreeMap<String, usize>,
+    /// What runs, in the order in which it began; and how a run is to end.
+    state: Mutex<(Vec<String>, HashMap<String, Result<bool, String>>)>,
+    told: Condvar,
+}
+
+impl Puppets {
+    fn new(jobs: Vec<Job>, at_once: usize) -> Arc<Self> {
+        Arc::new(Self { jobs: Mutex::new(jobs), at_once, ..Self::default() })
+    }
+
+    fn begun(&self) -> Vec<String> {
+        self.state.lock().unwrap().0.clone()
+    }
+
+    fn end(&self, sync: &str, result: Result<bool, String>) {
+        self.state.lock().unwrap().1.insert(sync.to_owned(), result);
+        self.told.notify_all();
+    }
+}
+
+impl Work for Puppets {
+    fn plan(&self) -> Plan {
+        let at_once = AtOnce { all: self.at_once, connections: self.connections.clone() };
+        Plan { jobs: self.jobs.lock().unwrap().clone(), at_once }
+    }
+
+    fn run(&self, sync: &str, stop: CancellationToken) -> Result<bool, String> {
+        let mut state = self.state.lock().unwrap();
+        state.0.push(sync.to_owned());
+        loop {
+            if let Some(result) = state.1.remove(sync) {
+                return result;
+            }
+            if stop.is_cancelled() {
+                return Err("stopped".to_owned());
+            }
+            state = self.told.wait_timeout(state, Duration::from_millis(5)).unwrap().0;
+        }
+    }
+}
+
+fn job(sync: &str, schedule: Option<Schedule>, priority: i32) -> Job {
+    Job {
+        sync: sync.to_owned(),
+        schedule,
+        missed: Missed::RunOnce,
+        priority,
+        connections: vec![format!("c-{sync}"), "crm".to_owned()],
+    }
+}
+
+fn every(hours: i64) -> Option<Schedule> {
+    Some(Schedule::Every(TimeDelta::hours(hours)))
+}
+
+/// Waits until something holds; a test that waits for what never comes fails by its own limit.
+async fn until(mut holds: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    waited.await.expect("it comes to pass in time");
+}
+
+fn waits(handle: &Handle, sync: &str) -> bool {
+    handle.planned()[sync].waiting_since.is_some()
+}
+
+fn runs(handle: &Handle, sync: &str) -> bool {
+    handle.planned()[sync].running_since.is_some()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_important_run_first_and_no_more_at_once_than_is_allowed() -> Result<(), Failed> {
+    let jobs =
+        vec![job("low", every(1), 0), job("high", every(1), 9), job("middle", every(1), 5), job("asked", None, 7)];
+    let work = Puppets::new(jobs, 2);
+    let store = Store::in_memory()?;
+    let scheduler = Scheduler::start(store.clone(), Arc::<Puppets>::clone(&work));
+    let handle = scheduler.handle();
+    until(|| work.begun().len() == 2).await;
+    let mut first = work.begun();
+    first.sort();
+    assert_eq!(first, ["high", "middle"]);
+    assert!(waits(&handle, "low") && !runs(&handle, "asked"));
+    assert!(handle.run("asked") && !handle.run("nobody"));
+    until(|| waits(&handle, "asked")).await;
+    work.end("high", Ok(true));
+    until(|| work.begun().len() == 3).await;
+    assert_eq!(work.begun()[2], "asked", "it came later, and matters more");
+    work.end("middle", Err("no way".to_owned()));
+    until(|| work.begun().len() == 4).await;
+    until(|| handle.planned()["middle"].failed.as_deref() == Some("no way")).await;
+    let next = store.planned()?;
+    assert!(next["high"] > Utc::now() + TimeDelta::minutes(59) && !next.contains_key("low"));
+    scheduler.drain().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_takes_as_many_as_it_is_said_to() -> Result<(), Failed> {
+    let mut work = Puppets::new(vec![job("a", every(1), 1), job("b", every(1), 0)], 8);
+    Arc::get_mut(&mut work).ok_or("it is ours")?.connections = BTreeMap::from([("crm".to_owned(), 1)]);
+    let scheduler = Scheduler::start(Store::in_memory()?, Arc::<Puppets>::clone(&work));
+    until(|| work.begun() == ["a"]).await;
+    until(|| waits(&scheduler.handle(), "b")).await;
+    work.end("a", Ok(true));
+    until(|| work.begun() == ["a", "b"]).await;
+    scheduler.drain().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_runs_behind_another_that_ran_well_and_only_then() -> Result<(), Failed> {
+    let work =
+        Puppets::new(vec![job("orders", every(1), 0), job("report", Some(Schedule::After("orders".to_owned())), 0)], 4);
+    let scheduler = Scheduler::start(Store::in_memory()?, Arc::<Puppets>::clone(&work));
+    let handle = scheduler.handle();
+    for (result, begun) in [(Err("no".to_owned()), 1), (Ok(false), 2), (Ok(true), 3)] {
+        if begun > 1 {
+            assert!(handle.run("orders"));
+        }
+        until(|| work.begun().len() == begun).await;
+        work.end("orders", result);
+        until(|| !runs(&handle, "orders") && !waits(&handle, "orders")).await;
+    }
+    until(|| work.begun().len() == 4).await;
+    assert_eq!(work.begun(), ["orders", "orders", "orders", "report"]);
+    scheduler.drain().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_under_way_is_begun_again_and_what_is_done_is_not() -> Result<(), Failed> {
+    let store = Store::in_memory()?;
+    let jobs = || vec![job("done", every(1), 0), job("cut", every(1), 0)];
+    let work = Puppets::new(jobs(), 4);
+    let scheduler = Scheduler::start(store.clone(), Arc::<Puppets>::clone(&work));
+    until(|| work.begun().len() == 2).await;
+    work.end("done", Ok(true));
+    until(|| store.planned().is_ok_and(|planned| planned.contains_key("done"))).await;
+    // The end comes while the other one runs.
+    scheduler.drain().await;
+    let again = Puppets::new(jobs(), 4);
+    let scheduler = Scheduler::start(store.clone(), Arc::<Puppets>::clone(&again));
+    until(|| again.begun() == ["cut"]).await;
+    assert!(!runs(&scheduler.handle(), "done") && !waits(&scheduler.handle(), "done"));
+    scheduler.drain().await;
+    // A time long gone runs once, or not, as it is said to.
+    store.plan("done", Utc::now() - TimeDelta::days(3))?;
+    store.plan("cut", Utc::now() - TimeDelta::days(3))?;
+    let mut skipping = jobs();
+    skipping[1].missed = Missed::Skip;
+    let third = Puppets::new(skipping, 4);
+    let scheduler = Scheduler::start(store, Arc::<Puppets>::clone(&third));
+    until(|| third.begun() == ["done"]).await;
+    let planned = scheduler.handle().planned();
+    assert!(planned["cut"].waiting_since.is_none() && planned["cut"].next > Some(Utc::now()));
+    scheduler.drain().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_sync_is_left_alone_and_a_changed_project_is_taken_over() -> Result<(), Failed> {
+    let store = Store::in_memory()?;
+    store.pause("a", "it writes nonsense")?;
+    let work = Puppets::new(vec![job("a", every(1), 0)], 4);
+    let scheduler = Scheduler::start(store.clone(), Arc::<Puppets>::clone(&work));
+    let handle = scheduler.handle();
+    assert_eq!(handle.planned()["a"].paused.as_deref(), Some("it writes nonsense"));
+    assert_eq!(handle.planned()["a"].next, None);
+    *work.jobs.lock().unwrap() = vec![job("a", every(1), 0), job("b", every(1), 0)];
+    handle.changed();
+    until(|| work.begun() == ["b"]).await;
+    assert!(handle.resume("ada", "a")? && !handle.resume("ada", "a")?);
+    until(|| work.begun() == ["b", "a"]).await;
+    // What runs while it is taken away ends, and is gone then.
+    *work.jobs.lock().unwrap() = vec![job("a", every(1), 0)];
+    handle.changed();
+    work.end("b", Ok(true));
+    until(|| !handle.planned().contains_key("b")).await;
+    let who: Vec<(String, String)> = store.audit_after(0)?.into_iter().map(|entry| (entry.actor, entry.what)).collect();
+    assert_eq!(who, [("local".to_owned(), "paused".to_owned()), ("ada".to_owned(), "resumed".to_owned())]);
+    scheduler.drain().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_syncs_are_planned_and_none_twice() -> Result<(), Failed> {
+    let jobs: Vec<Job> = (0..1_000).map(|number| job(&format!("s{number:04}"), every(1), 0)).collect();
+    let work = Puppets::new(jobs, 20);
+    let scheduler = Scheduler::start(Store::in_memory()?, Arc::<Puppets>::clone(&work));
+    for number in 0..1_000 {
+        work.end(&format!("s{number:04}"), Ok(true));
+    }
+    until(|| work.begun().len() >= 1_000).await;
+    until(|| {
+        scheduler
+            .handle()
+            .planned()
+            .values()
+            .all(|planned| planned.running_since.is_none() && planned.next > Some(Utc::now()))
+    })
+    .await;
+    let mut begun = work.begun();
+    begun.sort();
+    begun.dedup();
+    assert_eq!((begun.len(), work.begun().len()), (1_000, 1_000));
+    scheduler.drain().await;
+    Ok(())
+}

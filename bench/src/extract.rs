@@ -31,7 +31,7 @@ pub(crate) const ACCOUNTS: Table = Table {
 };
 
 /// Contacts with 40 fields.
-const CONTACTS: Table = Table {
+pub(crate) const CONTACTS: Table = Table {
     object: "Contact",
     name: "bench_contacts",
     fields: &[

@@ -10,12 +10,13 @@
 //!
 //! These print one line a measurement. Nothing is asserted: a machine that is busy is slower, and that is no bug.
 //!
-//! `bench extract | load | changes | start [--rows N] [--short]`: whole runs of the real program beside what users would use instead
+//! `bench extract | load | changes | start | growth [--rows N] [--short]`: whole runs of the real program beside what users would use instead
 //! and the limit, in turns; a table, JSON and a chart in `bench/` of the target folder. They end with 1 where a goal was missed.
 
 mod changes;
 mod events;
 mod extract;
+mod growth;
 mod links;
 mod load;
 mod place;
@@ -54,7 +55,7 @@ async fn main() -> Result<ExitCode, Failed> {
         "links" => links::run(usize::try_from(number(1, 10_000_000))?)?,
         "events" => Box::pin(events::run(number(1, 600), number(2, 500))).await?,
         "rest" => events::rest(number(1, 100), number(2, 30)).await?,
-        name @ ("extract" | "load" | "changes" | "start") => {
+        name @ ("extract" | "load" | "changes" | "start" | "growth") => {
             let wishes = wishes(&arguments[1..])?;
             let program = std::env::current_exe()?;
             let folder = program.parent().and_then(Path::parent).ok_or("a program stands in a folder")?.join("bench");
@@ -62,6 +63,7 @@ async fn main() -> Result<ExitCode, Failed> {
                 "load" => load::run(&wishes, &folder)?,
                 "changes" => changes::run(&wishes, &folder)?,
                 "start" => start::run(&wishes, &folder)?,
+                "growth" => growth::run(&wishes, &folder)?,
                 _ => extract::run(&wishes, &folder)?,
             };
             if !reached {
@@ -73,7 +75,7 @@ async fn main() -> Result<ExitCode, Failed> {
                 "usage: bench sandbox [RECORDS] [SECONDS] | two-way [PAIRS] | links [COUNT] | events [SECONDS] [RATE] | \
                  rest [SUBSCRIPTIONS] [SECONDS] | extract [--object Account|Contact] \
                  [--into postgres|upsert|sqlite|parquet] [--rows N] [--short] | load [--skewed] [--rows N] [--short] | \
-                 changes [--rows N] [--short] | start [--short]"
+                 changes [--rows N] [--short] | start [--short] | growth [--short]"
             );
             return Ok(ExitCode::from(2));
         }

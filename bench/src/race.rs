@@ -66,21 +66,21 @@ pub(crate) struct Runner<'r> {
 
 /// What one run took.
 #[derive(Debug, Clone, Copy)]
-struct Run {
-    seconds: f64,
+pub(crate) struct Cost {
+    pub(crate) seconds: f64,
     /// Processor time of the program and of all that it started.
-    processor: f64,
+    pub(crate) processor: f64,
     /// Memory at most, in MB.
-    memory: f64,
+    pub(crate) memory: f64,
     /// Calls that the org counted.
-    calls: u64,
+    pub(crate) calls: u64,
 }
 
 /// What a program took: the median of its rounds, and the best and the worst of them.
 struct Placed {
     name: &'static str,
     role: Role,
-    median: Run,
+    median: Cost,
     span: [f64; 2],
 }
 
@@ -127,13 +127,10 @@ pub(crate) const FORECAST: [Goal; 2] = [
 pub(crate) fn run(race: &Race<'_>, runners: &[Runner<'_>]) -> Result<bool, Failed> {
     let Race { title, file, rows, rounds, goals, folder, .. } = *race;
     let mut forecast = None;
-    let mut runs: Vec<Vec<Run>> = vec![Vec::new(); runners.len()];
+    let mut runs: Vec<Vec<Cost>> = vec![Vec::new(); runners.len()];
     for round in 0..rounds {
         for (at, runner) in runners.iter().enumerate() {
-            let command = (runner.command)()?;
-            let before = (race.calls)()?;
-            let mut run = timed(command).map_err(|error| format!("{}: {error}", runner.name))?;
-            run.calls = (race.calls)()? - before;
+            let run = cost((runner.command)()?, race.calls).map_err(|error| format!("{}: {error}", runner.name))?;
             if let (Role::Ours, Some(told)) = (runner.role, race.forecast) {
                 let [foreseen, spent] = told()?;
                 forecast = Some(foreseen as f64 / spent as f64);
@@ -175,8 +172,15 @@ pub(crate) fn run(race: &Race<'_>, runners: &[Runner<'_>]) -> Result<bool, Faile
     Ok(good)
 }
 
+/// Runs a program to its end, and returns what it cost; `calls` tells what the org has counted.
+pub(crate) fn cost(command: Command, calls: &dyn Fn() -> Result<u64, Failed>) -> Result<Cost, Failed> {
+    let before = calls()?;
+    let cost = timed(command)?;
+    Ok(Cost { calls: calls()? - before, ..cost })
+}
+
 /// Runs a program to its end.
-fn timed(mut command: Command) -> Result<Run, Failed> {
+fn timed(mut command: Command) -> Result<Cost, Failed> {
     let before = of_children()?;
     let begun = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
@@ -204,7 +208,7 @@ fn timed(mut command: Command) -> Result<Run, Failed> {
     if !status.success() {
         return Err(format!("it ended with {status}: {}", said.trim()).into());
     }
-    Ok(Run { seconds, processor: of_children()? - before, memory: memory as f64 / 1024.0, calls: 0 })
+    Ok(Cost { seconds, processor: of_children()? - before, memory: memory as f64 / 1024.0, calls: 0 })
 }
 
 /// Returns the processor time of all programs that this one started and that have ended. Source: proc(5), fields 16 and 17.
@@ -240,13 +244,13 @@ fn held(root: u32) -> u64 {
     parents.keys().filter(|id| below(**id)).map(of).sum()
 }
 
-fn summed(runner: &Runner<'_>, mut runs: Vec<Run>) -> Placed {
-    let median = |value: fn(&Run) -> f64| {
+fn summed(runner: &Runner<'_>, mut runs: Vec<Cost>) -> Placed {
+    let median = |value: fn(&Cost) -> f64| {
         let mut values: Vec<f64> = runs.iter().map(value).collect();
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
-    let middle = Run {
+    let middle = Cost {
         seconds: median(|run| run.seconds),
         processor: median(|run| run.processor),
         memory: median(|run| run.memory),
@@ -259,7 +263,7 @@ fn summed(runner: &Runner<'_>, mut runs: Vec<Run>) -> Placed {
 
 fn ratios(results: &[Placed]) -> Ratios {
     let ours = results.iter().find(|one| one.role == Role::Ours);
-    let of = |role: Role, value: fn(&Run) -> f64| {
+    let of = |role: Role, value: fn(&Cost) -> f64| {
         let values = results.iter().filter(|one| one.role == role).map(|one| value(&one.median));
         values.min_by(f64::total_cmp).zip(ours.map(|ours| value(&ours.median))).map(|(other, ours)| other / ours)
     };

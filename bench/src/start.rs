@@ -13,13 +13,13 @@ use crate::{Failed, Wishes};
 const MAPPINGS: usize = 200;
 
 /// Makes a project in which each mapping carries accounts to a table of its own.
-fn project(folder: &Path, org: &str) -> Result<Project, Failed> {
+pub(crate) fn project(folder: &Path, org: &str, mappings: usize) -> Result<Project, Failed> {
     let project = Project::new(folder, org, "", "{ kind: sqlite, path: out.db }", "to_external", "")?;
     std::fs::remove_file(folder.join("mappings/bench.yaml"))?;
     let config = std::fs::read_to_string(folder.join("bridgehead.yaml"))?;
     let (head, _) = config.split_once("syncs:").ok_or("no syncs")?;
     let (mut syncs, mut tables) = (String::new(), String::new());
-    for number in 0..MAPPINGS {
+    for number in 0..mappings {
         let _ = writeln!(syncs, "  - {{ sync: s{number}, mapping: m{number}, direction: to_external }}");
         let _ =
             writeln!(tables, "CREATE TABLE t{number} (id TEXT PRIMARY KEY, name TEXT, city TEXT, revenue NUMERIC);");
@@ -46,7 +46,7 @@ pub(crate) fn run(wishes: &Wishes, folder: &Path) -> Result<bool, Failed> {
     let rounds = if wishes.short { 5 } else { 21 };
     let work = tempfile::tempdir()?;
     let org = Org::start(work.path(), &[("Account", 100)], &[])?;
-    let project = project(&work.path().join("project"), &org.url)?;
+    let project = project(&work.path().join("project"), &org.url, MAPPINGS)?;
     let asked = Cell::new(0);
     let mut reached = true;
     let nothing = || Ok(1);

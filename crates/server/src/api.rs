@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use state::{Role, Run, Store, Wanted};
 
 use crate::auth::{Caller, Wrong, known};
+use crate::console::{self, Sessions};
 use crate::metrics::metrics;
 use crate::problem::{Answered, Problem};
 use crate::scheduler::{Handle, Planned};
@@ -31,11 +32,12 @@ pub(crate) struct Api {
     /// True when only this machine can reach it.
     pub(crate) is_local: bool,
     pub(crate) wrong: Wrong,
+    pub(crate) sessions: Sessions,
 }
 
 impl Api {
     pub(crate) fn new(store: Store, scheduler: Option<Handle>, is_local: bool) -> Self {
-        Self { store, scheduler, is_local, wrong: Wrong::default() }
+        Self { store, scheduler, is_local, wrong: Wrong::default(), sessions: Sessions::new() }
     }
 
     /// Returns what the scheduler knows of each sync.
@@ -43,7 +45,7 @@ impl Api {
         self.scheduler.as_ref().map(Handle::planned).unwrap_or_default()
     }
 
-    fn scheduler(&self) -> Answered<&Handle> {
+    pub(crate) fn scheduler(&self) -> Answered<&Handle> {
         let missing = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "nothing runs syncs here");
         self.scheduler.as_ref().ok_or_else(missing)
     }
@@ -74,6 +76,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&api), known));
     Router::new()
         .merge(calls)
+        .merge(console::router(&api))
         .route("/health", get(async || Json(json!({"status": "alive"}))))
         .route("/ready", get(ready))
         .fallback(async || Problem::none("there is nothing at this address"))

@@ -18,7 +18,7 @@ use crate::problem::{Answered, Problem};
 const LOCAL: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 /// Wrong tokens that are answered in [`WRONG_SPAN`]; more have to wait.
 const WRONG: usize = 20;
-const WRONG_SPAN: Duration = Duration::from_secs(60);
+const WRONG_SPAN: Duration = Duration::from_mins(1);
 
 /// Who calls.
 #[derive(Debug, Clone)]
@@ -85,9 +85,27 @@ pub(crate) async fn known(State(api): State<Arc<Api>>, mut request: Request, nex
     }
 }
 
+/// True for a call by a name that this machine has for itself.
+pub(crate) fn is_local_name(headers: &HeaderMap) -> bool {
+    LOCAL.contains(&name_of(text(headers, &header::HOST)))
+}
+
+/// Returns the token with this secret; whoever guesses has to wait.
+pub(crate) fn token_of(api: &Api, secret: &str) -> Answered<Token> {
+    if api.wrong.are_too_many() {
+        let detail = "too many wrong tokens of late; try again in a minute";
+        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+    }
+    let found = api.store.token_of(secret.trim(), Utc::now())?;
+    found.ok_or_else(|| {
+        api.wrong.add();
+        Problem::new(StatusCode::UNAUTHORIZED, "this token is not known, has expired, or was taken back")
+    })
+}
+
 fn caller(api: &Api, request: &Request) -> Answered<Caller> {
     let headers = request.headers();
-    if api.is_local && !LOCAL.contains(&name_of(text(headers, &header::HOST))) {
+    if api.is_local && !is_local_name(headers) {
         return Err(Problem::new(StatusCode::FORBIDDEN, "the API is for this machine"));
     }
     let (host, origin) = (text(headers, &header::HOST), text(headers, &header::ORIGIN));
@@ -99,19 +117,10 @@ fn caller(api: &Api, request: &Request) -> Answered<Caller> {
     if secret.is_empty() && api.is_local && !is_set_up(&api.store.tokens()?) {
         return Ok(Caller { name: "local".to_owned(), role: Role::Admin });
     }
-    if api.wrong.are_too_many() {
-        let detail = "too many wrong tokens of late; try again in a minute";
-        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
-    }
-    let unknown = |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, detail);
     let Some(secret) = secret.strip_prefix("Bearer ") else {
-        return Err(unknown("send a token as `Authorization: Bearer ...`; `bridgehead token make` makes one"));
+        let detail = "send a token as `Authorization: Bearer ...`; `bridgehead token make` makes one";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, detail));
     };
-    match api.store.token_of(secret.trim(), Utc::now())? {
-        Some(token) => Ok(Caller { name: token.name, role: token.role }),
-        None => {
-            api.wrong.add();
-            Err(unknown("this token is not known, has expired, or was taken back"))
-        }
-    }
+    let token = token_of(api, secret)?;
+    Ok(Caller { name: token.name, role: token.role })
 }

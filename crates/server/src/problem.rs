@@ -19,6 +19,14 @@ impl Problem {
         Self { status, detail: detail.into() }
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// There is no such thing.
     pub(crate) fn none(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)

@@ -447,17 +447,14 @@ impl Store {
 
     /// Returns the newest runs, newest first; only those of `sync` where it is given, and with a number below `before`.
     pub fn runs(&self, sync: Option<&str>, before: i64, limit: u32) -> Result<Vec<Run>> {
-        self.with(|db| match sync {
-            Some(sync) => {
+        self.with(|db| {
+            if let Some(sync) = sync {
                 let sql = "SELECT id, sync, started, ended, outcome, body FROM run WHERE sync = ?1 AND id < ?2
                            ORDER BY id DESC LIMIT ?3";
-                db.prepare_cached(sql)?.query_map(params![sync, before, limit], run)?.collect()
+                return db.prepare_cached(sql)?.query_map(params![sync, before, limit], run)?.collect();
             }
-            None => {
-                let sql =
-                    "SELECT id, sync, started, ended, outcome, body FROM run WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
-                db.prepare_cached(sql)?.query_map(params![before, limit], run)?.collect()
-            }
+            let sql = "SELECT id, sync, started, ended, outcome, body FROM run WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+            db.prepare_cached(sql)?.query_map(params![before, limit], run)?.collect()
         })
     }
 

@@ -239,3 +239,42 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_console_works_in_a_browser() -> Result<(), Failed> {
+    let missing = "BRIDGEHEAD_TEST_NODE_MODULES is not set; `cargo xtask test` installs what it names";
+    let modules = std::env::var("BRIDGEHEAD_TEST_NODE_MODULES").map_err(|_| missing)?;
+    let bench = crate::two_way::bench(", conflicts: manual").await?;
+    let erp = bench.erp()?;
+    erp.execute_batch(
+        "INSERT INTO customers (id, name, city) VALUES ('C-1', 'Acme <b>', 'Bonn'), ('C-2', 'Birch', 'Oslo')",
+    )?;
+    bench.expect(&["run"], 0, &["2 created"]).await?;
+    let id = crate::two_way::id_of(&bench, "C-1").await?;
+    bench.client()?.update("Account", &id, &json!({"BillingCity": "Salesforce's city"})).await?;
+    erp.execute("UPDATE customers SET city = 'The ERP''s city' WHERE id = 'C-1'", [])?;
+    erp.execute("INSERT INTO customers (id, name) VALUES ('C-3', ?1)", ["n".repeat(300)])?;
+    bench.expect(&["run"], 3, &["1 dead letters", "1 conflicts held"]).await?;
+    bench.expect(&["reconcile"], 3, &["BOTH SIDES DIFFER"]).await?;
+    let served = Served::start(&bench)?;
+    // For a person to look through; kept where the tests' own things are.
+    let shots = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("console");
+    std::fs::create_dir_all(&shots)?;
+    let script = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients/console.mjs");
+    let look = |token: Option<String>| {
+        let mut command = std::process::Command::new("node");
+        command.arg(&script).args([&served.url, &modules]).arg(&shots).args(token);
+        async move {
+            let output = tokio::task::spawn_blocking(move || command.output()).await??;
+            let text =
+                format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(output.status.success() && text.contains("done"), "{text}");
+            Ok::<(), Failed>(())
+        }
+    };
+    look(None).await?;
+    let token = bench.call(&["token", "make", "ada"]).await?.stdout;
+    look(Some(String::from_utf8(token)?.trim().to_owned())).await?;
+    bench.expect(&["audit", "list"], 0, &["signed_in", "ada", "conflict_resolved", "dead_letter_dropped"]).await?;
+    bench.expect(&["audit", "verify"], 0, &["is whole"]).await
+}

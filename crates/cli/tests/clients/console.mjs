@@ -1,0 +1,126 @@
+// The console in Chromium: wide and narrow, light and dark, by keyboard alone, judged by axe, and by two people at once.
+// Called with the server's address, the folder of its node_modules, a folder for screenshots, and a token where one is needed.
+
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+
+const [address, modules, folder, token] = process.argv.slice(2);
+const require = createRequire(`${modules}/`);
+const { chromium } = require("playwright-core");
+const axe = require.resolve("axe-core/axe.min.js");
+const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox"] });
+
+// Pages load no script but their own: axe is handed to the browser from outside.
+async function judge(page, name) {
+  await page.evaluate(require("node:fs").readFileSync(axe, "utf8"));
+  const { violations } = await page.evaluate(() => globalThis.axe.run());
+  const told = violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.html).join(" | ")}`);
+  assert.deepEqual(told, [], `axe finds nothing on ${name}`);
+}
+
+async function reach(page, selector) {
+  for (let presses = 0; presses < 200; presses += 1) {
+    await page.keyboard.press("Tab");
+    if (await page.evaluate((wanted) => document.activeElement?.matches(wanted), selector)) {
+      const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
+      assert.notEqual(outline, "none", `${selector} shows that it has the focus`);
+      return;
+    }
+  }
+  assert.fail(`no Tab leads to ${selector}`);
+}
+
+async function look(name, path) {
+  for (const width of [1280, 390]) {
+    for (const colorScheme of ["light", "dark"]) {
+      const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme });
+      const page = await context.newPage();
+      page.on("pageerror", (error) => assert.fail(`${name}: ${error}`));
+      await page.goto(address + path);
+      const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      assert.ok(over <= 0, `${name} fits ${width} px: ${over} too many`);
+      await page.screenshot({ path: join(folder, `${name}-${width}-${colorScheme}.png`), fullPage: true });
+      await judge(page, `${name} at ${width} px, ${colorScheme}`);
+      await context.close();
+    }
+  }
+}
+
+async function work() {
+  for (const [name, path] of [["overview", "/"], ["sync", "/syncs/both"], ["run", "/runs/1"], ["dead-letters", "/dead-letters"],
+    ["conflicts", "/conflicts"], ["audit", "/audit"], ["nothing", "/syncs/nobody"]]) await look(name, path);
+
+  // Without a mouse: a sync runs, and the page shows it without being loaded again.
+  const page = await (await browser.newContext()).newPage();
+  await page.goto(address);
+  assert.match(await page.textContent("h1"), /Somebody should look/);
+  await reach(page, "button[aria-label='Run both']");
+  await page.keyboard.press("Enter");
+  await page.waitForURL(/syncs\/both/);
+  const rows = () => page.locator("h2:has-text('Runs') ~ div tbody").first().locator("tr").count();
+  await page.evaluate(() => { globalThis.same = true; });
+  while ((await rows()) < 3) await page.waitForTimeout(50);
+  assert.ok(await page.evaluate(() => globalThis.same), "it is still the page that was loaded");
+  assert.match(await page.getAttribute("time", "title"), /20\d\d/, "the exact moment is told");
+
+  await page.fill("#why", "stocktaking <b>now</b>");
+  await page.click("text=Pause");
+  await page.waitForSelector("text=stocktaking <b>now</b>");
+  await page.click("button[aria-label='Resume both']");
+  await page.waitForSelector("#why");
+
+  // Two people at one queue: the second is told, and overwrites nothing.
+  const [ada, ben] = [page, await (await browser.newContext({ javaScriptEnabled: false })).newPage()];
+  await ada.goto(`${address}/conflicts`);
+  await ben.goto(`${address}/conflicts`);
+  assert.match(await ada.textContent("tbody"), /Salesforce's city.*The ERP's city/);
+  await ada.click("button[value='external']");
+  await ada.waitForSelector("text=Nothing waits for a decision");
+  await ben.click("button[value='salesforce']");
+  await ben.waitForSelector("text=waits for nobody any more");
+
+  await ada.goto(`${address}/dead-letters`);
+  await ben.goto(`${address}/dead-letters`);
+  assert.match(await ada.textContent("tbody"), /STRING_TOO_LONG/);
+  await ada.click("button:has-text('Drop')");
+  await ada.waitForSelector("text=Nothing waits here");
+  await ben.click("button:has-text('Drop')");
+  await ben.waitForSelector("text=somebody else may have had it before you");
+
+  // A form that is not ours does nothing.
+  const forged = await ada.request.post(`${address}/syncs/both/run`, { form: { csrf: "guessed" } });
+  assert.equal(forged.status(), 403);
+}
+
+async function signIn() {
+  await look("sign-in", "/sign-in");
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  await page.goto(address);
+  await page.waitForURL(/sign-in/);
+  await page.fill("#token", "bh_wrong");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("[role=alert]:has-text('not known')");
+  await page.fill("#token", token);
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("h1:has-text('well'), h1:has-text('look')");
+  const [cookie] = await context.cookies();
+  assert.ok(cookie.httpOnly && cookie.sameSite === "Strict" && !cookie.value.includes(token));
+  assert.match(await page.textContent("header"), /ada, viewer/);
+  assert.equal(await page.locator("button:has-text('Run')").count(), 0, "who may only look is offered nothing else");
+  const csrf = await page.getAttribute("input[name=csrf]", "value");
+  const refused = await page.request.post(`${address}/syncs/both/run`, { form: { csrf } });
+  assert.equal(refused.status(), 403);
+  await page.click("text=Sign out");
+  await page.waitForURL(/sign-in/);
+  await page.goto(address);
+  await page.waitForURL(/sign-in/);
+}
+
+try {
+  await (token ? signIn() : work());
+  console.log("done");
+} finally {
+  await browser.close();
+}

@@ -1,0 +1,31 @@
+// Times in the reader's own zone, and pages that keep themselves up to date while nobody types in them.
+const told = new Intl.RelativeTimeFormat(document.documentElement.lang, { numeric: "auto" });
+const steps = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
+function times(root) {
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const moment = new Date(time.dateTime), seconds = (moment - Date.now()) / 1000;
+    const [unit, size] = steps.find(([, size]) => Math.abs(seconds) >= size) ?? ["second", 1];
+    time.textContent = told.format(Math.round(seconds / size), unit);
+    time.title = moment.toLocaleString(undefined, { dateStyle: "full", timeStyle: "long" });
+  }
+}
+async function renew() {
+  const main = document.querySelector("main");
+  const busy = main.contains(document.activeElement) && document.activeElement.matches("input, button");
+  if (!document.hidden && !busy) {
+    try {
+      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
+      if (answer.ok && page && page.innerHTML !== main.dataset.known) {
+        const link = document.activeElement?.closest("main a")?.getAttribute("href");
+        main.dataset.known = page.innerHTML;
+        main.innerHTML = page.innerHTML;
+        if (link) main.querySelector(`a[href="${CSS.escape(link)}"]`)?.focus();
+      }
+    } catch { /* The server is away; the next time tells. */ }
+    times(document);
+  }
+  setTimeout(renew, 2000);
+}
+times(document);
+if (document.querySelector("main[data-live]")) setTimeout(renew, 2000);

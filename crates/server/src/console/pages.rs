@@ -1,0 +1,500 @@
+//! The pages.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Form, Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{Html, Redirect};
+use maud::{Markup, html};
+use serde::Deserialize;
+use serde_json::Value;
+use state::{Role, Run, Wanted};
+
+use super::{Looking, Shown, Told, Visitor, may, page, token};
+use crate::api::{Api, blocking};
+use crate::problem::{Answered, Problem};
+use crate::scheduler::Planned;
+
+/// Entries of a page.
+const PAGE: usize = 50;
+/// Runs that a curve shows.
+const SPARK: u32 = 24;
+
+/// A moment, exact for whoever asks, and how long ago for whoever looks.
+fn time(moment: &str) -> Markup {
+    let text = moment.get(..19).unwrap_or(moment).replace('T', " ");
+    html! { time datetime=(moment) title={ (text) " UTC" } { (text) " UTC" } }
+}
+
+fn outcome(run: &Run) -> Markup {
+    let (class, mark) = match run.outcome.as_str() {
+        "green" => ("good", "\u{2713}"),
+        "running" => ("wait", "\u{25b6}"),
+        "stopped" | "cut off" => ("wait", "\u{25a0}"),
+        _ => ("bad", "\u{2717}"),
+    };
+    html! { span class={ "state " (class) } { (mark) " " (run.outcome) } }
+}
+
+/// What a sync does now.
+fn doing(planned: &Planned) -> Markup {
+    html! {
+        @if let Some(since) = planned.running_since {
+            span class="state wait" { "\u{25b6} runs" } " since " (time(&since.to_rfc3339()))
+        } @else if planned.waiting_since.is_some() {
+            span class="state wait" { "\u{2026} waits for its turn" }
+        } @else if let Some(why) = &planned.paused {
+            span class="state wait" { "\u{23f8} paused" } ": " (why)
+        } @else if let Some(next) = planned.next {
+            "next " (time(&next.to_rfc3339()))
+        } @else {
+            span class="soft" { "when it is asked to" }
+        }
+    }
+}
+
+fn report(run: &Run) -> Value {
+    serde_json::from_str(&run.body).unwrap_or_default()
+}
+
+fn count(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_default()
+}
+
+fn written(report: &Value) -> u64 {
+    ["created", "updated", "deleted"].iter().map(|name| count(&report["counts"][*name])).sum()
+}
+
+/// A curve of the rows that the last runs read.
+fn spark(runs: &[Run]) -> Markup {
+    let rows: Vec<u64> = runs.iter().rev().map(|run| count(&report(run)["counts"]["read"])).collect();
+    let most = rows.iter().copied().max().unwrap_or_default().max(1);
+    let step = 92.0 / (rows.len().max(2) - 1) as f64;
+    let mut points = String::new();
+    for (at, rows) in rows.iter().enumerate() {
+        let _ = write!(points, "{:.1},{:.1} ", 2.0 + at as f64 * step, 22.0 - *rows as f64 / most as f64 * 20.0);
+    }
+    let label = format!("rows read by the last {} runs, at most {most}", rows.len());
+    html! {
+        @if rows.len() > 1 {
+            svg class="spark" viewBox="0 0 96 24" role="img" aria-label=(label) {
+                title { (label) }
+                polyline points=(points.trim_end()) fill="none" stroke="currentColor" stroke-width="2" stroke-linejoin="round" {}
+            }
+        }
+    }
+}
+
+/// A button that does something to a sync.
+fn button(visitor: &Visitor, sync: &str, act: &str, label: &str) -> Markup {
+    html! {
+        form class="inline" method="post" action={ "/syncs/" (sync) "/" (act) } {
+            (token(visitor))
+            button aria-label={ (label) " " (sync) } { (label) }
+        }
+    }
+}
+
+fn acts(visitor: &Visitor, sync: &str, planned: &Planned) -> Markup {
+    html! {
+        @if visitor.role >= Role::Operator {
+            @if planned.running_since.is_none() { (button(visitor, sync, "run", "Run")) " " }
+            @if planned.paused.is_some() { (button(visitor, sync, "resume", "Resume")) }
+        }
+    }
+}
+
+async fn page_of(work: impl FnOnce() -> Answered<Markup> + Send + 'static) -> Shown {
+    blocking(work).await.map(|markup| Html(markup.into_string())).map_err(Told)
+}
+
+pub(super) async fn overview(State(api): State<Arc<Api>>, Extension(visitor): Looking) -> Shown {
+    page_of(move || {
+        let planned = api.planned();
+        let (last, letters, held) = (api.store.last_runs()?, api.store.letters_by_sync()?, api.store.held_by_sync()?);
+        let dead: u64 = letters.values().map(|(dead, _)| dead).sum();
+        let held_all: u64 = held.values().sum();
+        let red = last.values().filter(|run| run.outcome == "red").count();
+        let running = planned.values().filter(|planned| planned.running_since.is_some()).count();
+        let well = red == 0 && dead == 0 && held_all == 0;
+        let body = html! {
+            h1 { @if well { "All is well" } @else { "Somebody should look" } }
+            dl class="numbers card" {
+                div { dt { "Syncs" } dd { (planned.len()) } }
+                div { dt { "Running" } dd { (running) } }
+                div { dt { "Last run failed" } dd class=[(red > 0).then_some("bad")] { (red) } }
+                div { dt { a href="/dead-letters" { "Dead letters" } } dd class=[(dead > 0).then_some("bad")] { (dead) } }
+                div { dt { a href="/conflicts" { "Conflicts held" } } dd class=[(held_all > 0).then_some("wait")] { (held_all) } }
+            }
+            @if planned.is_empty() {
+                div class="card empty" {
+                    p { "There are no syncs yet." }
+                    p { "Name one below " code { "syncs:" } " in " code { "bridgehead.yaml" } "; it shows here as soon as it is checked." }
+                }
+            } @else {
+                div class="wide" tabindex="0" { table {
+                    thead { tr {
+                        th scope="col" { "Sync" } th scope="col" { "Now" } th scope="col" { "Last run" }
+                        th scope="col" class="number" { "Written" } th scope="col" { "Rows read" }
+                        th scope="col" class="number" { "Dead" } th scope="col" class="number" { "Conflicts" } th scope="col" { "Do" }
+                    } }
+                    tbody { @for (sync, planned) in &planned {
+                        @let run = last.get(sync);
+                        tr {
+                            th scope="row" { a href={ "/syncs/" (sync) } { (sync) } }
+                            td { (doing(planned)) }
+                            td { @if let Some(run) = run {
+                                a href={ "/runs/" (run.id) } { (outcome(run)) } " " (time(run.ended.as_deref().unwrap_or(&run.started)))
+                            } @else { span class="soft" { "never" } } }
+                            td class="number" { @if let Some(run) = run { (written(&report(run))) } }
+                            td { (spark(&api.store.runs(Some(sync), i64::MAX, SPARK)?)) }
+                            td class="number" { (letters.get(sync).map_or(0, |(dead, _)| *dead)) }
+                            td class="number" { (held.get(sync).copied().unwrap_or_default()) }
+                            td { (acts(&visitor, sync, planned)) }
+                        }
+                    } }
+                } }
+            }
+        };
+        Ok(page("Overview", Some(&visitor), "/", true, &body))
+    })
+    .await
+}
+
+fn run_rows(runs: &[Run]) -> Markup {
+    html! {
+        div class="wide" tabindex="0" { table {
+            thead { tr {
+                th scope="col" { "Run" } th scope="col" { "Began" } th scope="col" { "Outcome" } th scope="col" { "How" }
+                th scope="col" class="number" { "Read" } th scope="col" class="number" { "Written" }
+                th scope="col" class="number" { "Dead" } th scope="col" class="number" { "API calls" }
+            } }
+            tbody { @for run in runs {
+                @let report = report(run);
+                tr {
+                    th scope="row" { a href={ "/runs/" (run.id) } { (run.id) } }
+                    td { (time(&run.started)) }
+                    td { (outcome(run)) }
+                    td { (how(&report)) }
+                    td class="number" { (count(&report["counts"]["read"])) }
+                    td class="number" { (written(&report)) }
+                    td class="number" { (count(&report["counts"]["dead"])) }
+                    td class="number" { (count(&report["calls"])) }
+                }
+            } }
+        } }
+    }
+}
+
+fn how(report: &Value) -> String {
+    match (&report["undoes"], report["repairs"] == true, report["full"] == true) {
+        (Value::Number(run), ..) => format!("undo of {run}"),
+        (_, true, _) => "repair".to_owned(),
+        (_, _, true) => "everything".to_owned(),
+        _ => "changes".to_owned(),
+    }
+}
+
+pub(super) async fn sync(State(api): State<Arc<Api>>, Extension(visitor): Looking, Path(name): Path<String>) -> Shown {
+    page_of(move || {
+        let planned = api.planned().remove(&name).ok_or_else(|| Problem::none(format!("there is no sync {name:?}")))?;
+        let runs = api.store.runs(Some(&name), i64::MAX, SPARK)?;
+        let compared = api.store.reconciliations(Some(&name), 5)?;
+        let (dead, parked) = api.store.count_dead_letters(Some(&name))?;
+        let body = html! {
+            h1 { (name) }
+            div class="card" {
+                p { (doing(&planned)) }
+                @if let Some(failed) = &planned.failed { p class="bad" { "\u{2717} The last run could not go on: " (failed) } }
+                p {
+                    a href={ "/dead-letters?sync=" (name) } { "Dead letters: " (dead) } " \u{b7} parked: " (parked) " \u{b7} "
+                    a href={ "/conflicts?sync=" (name) } { "conflicts" } " \u{b7} " a href={ "/audit?sync=" (name) } { "audit" }
+                }
+                (acts(&visitor, &name, &planned))
+                @if visitor.role >= Role::Operator && planned.paused.is_none() {
+                    " " form class="inline" method="post" action={ "/syncs/" (name) "/pause" } {
+                        (token(&visitor))
+                        label for="why" { "Reason" }
+                        input id="why" name="why" required maxlength="200";
+                        button { "Pause" }
+                    }
+                }
+            }
+            h2 { "Runs" }
+            @if runs.is_empty() {
+                div class="card empty" { p { "It has not run yet." } p { "Run it once to see what it does; " code { "bridgehead plan" } " says so before." } }
+            } @else { (spark(&runs)) (run_rows(&runs)) }
+            h2 { "Comparisons" }
+            @if compared.is_empty() {
+                div class="card empty" { p { "Both sides were never compared." } p { code { "bridgehead reconcile " (name) } " finds what no event told of." } }
+            } @else {
+                div class="wide" tabindex="0" { table {
+                    thead { tr { th scope="col" { "When" } th scope="col" { "Verdict" } th scope="col" class="number" { "Missing" }
+                        th scope="col" class="number" { "Extra" } th scope="col" class="number" { "Different" } } }
+                    tbody { @for one in &compared {
+                        @let report: Value = serde_json::from_str(&one.body).unwrap_or_default();
+                        tr {
+                            th scope="row" { (time(&one.at)) }
+                            td { @if one.agrees { span class="state good" { "\u{2713} both sides agree" } } @else { span class="state bad" { "\u{2717} they differ" } } }
+                            td class="number" { (count(&report["missing"])) } td class="number" { (count(&report["extra"])) }
+                            td class="number" { (count(&report["different"])) }
+                        }
+                    } }
+                } }
+            }
+        };
+        Ok(page(&name, Some(&visitor), "", true, &body))
+    })
+    .await
+}
+
+pub(super) async fn run(State(api): State<Arc<Api>>, Extension(visitor): Looking, Path(id): Path<String>) -> Shown {
+    page_of(move || {
+        let number: i64 = id.parse().map_err(|_| Problem::none(format!("there is no run {id:?}")))?;
+        let run = api.store.run(number)?.ok_or_else(|| Problem::none(format!("there is no run {id}")))?;
+        let told = report(&run);
+        let counts = &told["counts"];
+        let milliseconds = ["read_ms", "map_ms", "write_ms", "commit_ms"];
+        let audit = api.store.audit_entries(Wanted { run: Some(number), ..Wanted::default() }, i64::MAX, 20)?;
+        let body = html! {
+            h1 { "Run " (run.id) " of " a href={ "/syncs/" (run.sync) } { (run.sync) } }
+            p { (outcome(&run)) " \u{b7} " (how(&told)) " \u{b7} began " (time(&run.started))
+                @if let Some(ended) = &run.ended { ", ended " (time(ended)) } }
+            dl class="numbers card" {
+                @for name in ["read", "created", "updated", "unchanged", "deleted", "dead", "parked", "released", "warnings"] {
+                    div { dt { (name) } dd class=[(name == "dead" && count(&counts[name]) > 0).then_some("bad")] { (count(&counts[name])) } }
+                }
+            }
+            h2 { "Where the time went" }
+            dl class="numbers card" {
+                @for name in milliseconds { div { dt { (name.trim_end_matches("_ms")) } dd { (count(&told[name])) " ms" } } }
+                div { dt { "API calls" } dd { (count(&told["calls"])) } }
+                div { dt { "forecast" } dd { (count(&told["calls_forecast"])) } }
+            }
+            h2 { "Audit" }
+            (audit_rows(&audit))
+        };
+        Ok(page(&format!("Run {id}"), Some(&visitor), "", run.ended.is_none(), &body))
+    })
+    .await
+}
+
+/// What an act on a sync sends.
+#[derive(Deserialize)]
+pub(super) struct Act {
+    csrf: String,
+    #[serde(default)]
+    why: String,
+}
+
+pub(super) async fn act(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Path((sync, act)): Path<(String, String)>,
+    Form(form): Form<Act>,
+) -> Result<Redirect, Told> {
+    may(&visitor, &form.csrf, Role::Operator)?;
+    let to = format!("/syncs/{sync}");
+    let done = blocking(move || {
+        let scheduler = api.scheduler()?;
+        if !api.planned().contains_key(&sync) {
+            return Err(Problem::none(format!("there is no sync {sync:?}")));
+        }
+        match act.as_str() {
+            "run" => drop(scheduler.run(&sync)),
+            "pause" => scheduler.pause(&visitor.name, &sync, form.why.trim())?,
+            "resume" => drop(scheduler.resume(&visitor.name, &sync)?),
+            _ => return Err(Problem::none("there is nothing at this address")),
+        }
+        Ok(())
+    });
+    done.await.map_err(Told)?;
+    Ok(Redirect::to(&to))
+}
+
+/// Which part of a list is looked at.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Part {
+    sync: Option<String>,
+    after: Option<i64>,
+    before: Option<i64>,
+}
+
+fn filter(part: &Part, name: &str) -> Markup {
+    html! {
+        @if let Some(sync) = &part.sync { p { "Only those of " a href={ "/syncs/" (sync) } { (sync) } ". " a href=(name) { "Show all" } } }
+    }
+}
+
+fn next(name: &str, part: &Part, which: &str, last: Option<i64>, full: bool) -> Markup {
+    let sync = part.sync.as_ref().map(|sync| format!("&sync={sync}")).unwrap_or_default();
+    html! { @if let Some(last) = last.filter(|_| full) { p { a href={ (name) "?" (which) "=" (last) (sync) } { "More" } } } }
+}
+
+pub(super) async fn letters(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Query(part): Query<Part>,
+) -> Shown {
+    page_of(move || {
+        let letters = api.store.dead_letters(part.sync.as_deref(), None, part.after.unwrap_or_default(), PAGE)?;
+        let body = html! {
+            h1 { "Dead letters" }
+            p class="soft" { "Changes that could not be applied. Those that are parked are tried again by every run; the others wait for somebody who mends the record or the mapping, and for " code { "bridgehead dead-letters replay" } "." }
+            (filter(&part, "/dead-letters"))
+            @if letters.is_empty() {
+                div class="card empty" { p { "\u{2713} Nothing waits here." } p { "A change that a system refuses shows with its record and the reason." } }
+            } @else {
+                div class="wide" tabindex="0" { table {
+                    thead { tr { th scope="col" { "Number" } th scope="col" { "Sync" } th scope="col" { "State" } th scope="col" { "Record" } th scope="col" { "Reason" } th scope="col" { "Since" } th scope="col" { "Do" } } }
+                    tbody { @for letter in &letters { tr {
+                        th scope="row" { (letter.id) }
+                        td { a href={ "/syncs/" (letter.sync) } { (letter.sync) } }
+                        td { @if letter.state == "dead" { span class="state bad" { "\u{2717} dead" } } @else { span class="state wait" { "\u{2026} parked" } } }
+                        td class="free" { details { summary { (letter.key) } code { (letter.record) } } }
+                        td class="free" { strong { (letter.code) } ": " (letter.message) }
+                        td { (time(&letter.at)) }
+                        td { @if visitor.role >= Role::Operator {
+                            form class="inline" method="post" action={ "/dead-letters/" (letter.id) "/drop" } {
+                                (token(&visitor)) button aria-label={ "Drop " (letter.id) } { "Drop" }
+                            }
+                        } }
+                    } } }
+                } }
+                (next("/dead-letters", &part, "after", letters.last().map(|letter| letter.id), letters.len() == PAGE))
+            }
+        };
+        Ok(page("Dead letters", Some(&visitor), "/dead-letters", true, &body))
+    })
+    .await
+}
+
+/// What a form about one entry sends.
+#[derive(Deserialize)]
+pub(super) struct One {
+    csrf: String,
+    #[serde(default)]
+    winner: String,
+}
+
+pub(super) async fn drop_letter(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Path(id): Path<i64>,
+    Form(form): Form<One>,
+) -> Result<Redirect, Told> {
+    may(&visitor, &form.csrf, Role::Operator)?;
+    let done = blocking(move || {
+        if api.store.acting_as(&visitor.name).drop_dead_letter(id)? {
+            return Ok(());
+        }
+        Err(Problem::none(format!("dead letter {id} is gone: somebody else may have had it before you")))
+    });
+    done.await.map_err(Told)?;
+    Ok(Redirect::to("/dead-letters"))
+}
+
+pub(super) async fn conflicts(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Query(part): Query<Part>,
+) -> Shown {
+    page_of(move || {
+        let held = api.store.conflicts(part.sync.as_deref(), Some("held"), part.after.unwrap_or_default(), PAGE)?;
+        let value = |text: &Option<String>| html! { @if let Some(text) = text { (text) } @else { span class="soft" { "empty" } } };
+        let body = html! {
+            h1 { "Conflicts" }
+            p class="soft" { "Both sides changed the same field, and the sync leaves it to people. The next run carries a decision out; nothing else of the record waits." }
+            (filter(&part, "/conflicts"))
+            @if held.is_empty() {
+                div class="card empty" { p { "\u{2713} Nothing waits for a decision." } p { "Syncs with " code { "conflicts: manual" } " ask here." } }
+            } @else {
+                div class="wide" tabindex="0" { table {
+                    thead { tr { th scope="col" { "Number" } th scope="col" { "Record" } th scope="col" { "Field" } th scope="col" { "Before" } th scope="col" { "Salesforce" } th scope="col" { "Outside" } th scope="col" { "Whose value stays?" } } }
+                    tbody { @for one in &held { tr {
+                        th scope="row" { (one.id) }
+                        td { code { (one.salesforce) } br; code { (one.external) } br; a href={ "/syncs/" (one.sync) } { (one.sync) } }
+                        td { @if one.field.is_empty() { "the record: one side deleted it" } @else { (one.field) } }
+                        td class="free" { (value(&one.base)) }
+                        td class="free" { (value(&one.salesforce_value)) }
+                        td class="free" { (value(&one.external_value)) }
+                        td { @if visitor.role >= Role::Operator {
+                            form class="inline" method="post" action={ "/conflicts/" (one.id) "/resolve" } {
+                                (token(&visitor))
+                                button name="winner" value="salesforce" aria-label={ "Conflict " (one.id) ": Salesforce" } { "Salesforce" }
+                                button name="winner" value="external" aria-label={ "Conflict " (one.id) ": outside" } { "Outside" }
+                            }
+                        } }
+                    } } }
+                } }
+                (next("/conflicts", &part, "after", held.last().map(|one| one.id), held.len() == PAGE))
+            }
+        };
+        Ok(page("Conflicts", Some(&visitor), "/conflicts", true, &body))
+    })
+    .await
+}
+
+pub(super) async fn resolve(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Path(id): Path<i64>,
+    Form(form): Form<One>,
+) -> Result<Redirect, Told> {
+    may(&visitor, &form.csrf, Role::Operator)?;
+    let winner = match form.winner.as_str() {
+        "salesforce" => model::Side::Salesforce,
+        "external" => model::Side::External,
+        _ => return Err(Told(Problem::new(StatusCode::BAD_REQUEST, "say whose value stays"))),
+    };
+    let done = blocking(move || {
+        // Whoever comes second is told, and overwrites nothing.
+        let known = api.store.conflict(id)?.ok_or_else(|| Problem::none(format!("there is no conflict {id}")))?;
+        if known.state != "held" || !api.store.acting_as(&visitor.name).resolve(id, winner)? {
+            let detail = format!("conflict {id} waits for nobody any more: it is {}", known.state);
+            return Err(Problem::new(StatusCode::CONFLICT, detail));
+        }
+        Ok(())
+    });
+    done.await.map_err(Told)?;
+    Ok(Redirect::to("/conflicts"))
+}
+
+fn audit_rows(entries: &[state::AuditEntry]) -> Markup {
+    html! {
+        @if entries.is_empty() {
+            div class="card empty" { p { "Nothing is noted here." } }
+        } @else {
+            div class="wide" tabindex="0" { table {
+                thead { tr { th scope="col" { "Number" } th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" } th scope="col" { "Sync" } th scope="col" { "Run" } th scope="col" { "More" } } }
+                tbody { @for entry in entries { tr {
+                    th scope="row" { (entry.id) }
+                    td { (time(&entry.at)) }
+                    td { (entry.actor) }
+                    td { (entry.what.replace('_', " ")) }
+                    td { @if let Some(sync) = &entry.sync { a href={ "/syncs/" (sync) } { (sync) } } }
+                    td { @if let Some(run) = entry.run { a href={ "/runs/" (run) } { (run) } } }
+                    td class="free" { @if entry.body != "{}" { code { (entry.body) } } }
+                } } }
+            } }
+        }
+    }
+}
+
+pub(super) async fn audit(State(api): State<Arc<Api>>, Extension(visitor): Looking, Query(part): Query<Part>) -> Shown {
+    page_of(move || {
+        let wanted = Wanted { sync: part.sync.as_deref(), ..Wanted::default() };
+        let entries = api.store.audit_entries(wanted, part.before.unwrap_or(i64::MAX), PAGE as u32)?;
+        let body = html! {
+            h1 { "Audit" }
+            p class="soft" { "Who did what. Every entry carries the hash of the one before: " code { "bridgehead audit verify" } " proves that nothing was changed." }
+            (filter(&part, "/audit"))
+            (audit_rows(&entries))
+            (next("/audit", &part, "before", entries.last().map(|entry| entry.id), entries.len() == PAGE))
+        };
+        Ok(page("Audit", Some(&visitor), "/audit", part.before.is_none(), &body))
+    })
+    .await
+}

@@ -1,7 +1,7 @@
 //! The scheduler with work that does nothing but wait to be told to end.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
+/// How a run ends.
+type Ends = Result<bool, String>;
+
 /// Runs that end when they are told how.
 #[derive(Default)]
 struct Puppets {
@@ -18,7 +21,7 @@ struct Puppets {
     at_once: usize,
     connections: BTreeMap<String, usize>,
     /// What runs, in the order in which it began; and how a run is to end.
-    state: Mutex<(Vec<String>, HashMap<String, Result<bool, String>>)>,
+    state: Mutex<(Vec<String>, HashMap<String, Ends>)>,
     told: Condvar,
 }
 
@@ -28,11 +31,11 @@ impl Puppets {
     }
 
     fn begun(&self) -> Vec<String> {
-        self.state.lock().unwrap().0.clone()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    fn end(&self, sync: &str, result: Result<bool, String>) {
-        self.state.lock().unwrap().1.insert(sync.to_owned(), result);
+    fn end(&self, sync: &str, result: Ends) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1.insert(sync.to_owned(), result);
         self.told.notify_all();
     }
 }
@@ -40,11 +43,11 @@ impl Puppets {
 impl Work for Puppets {
     fn plan(&self) -> Plan {
         let at_once = AtOnce { all: self.at_once, connections: self.connections.clone() };
-        Plan { jobs: self.jobs.lock().unwrap().clone(), at_once }
+        Plan { jobs: self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone(), at_once }
     }
 
-    fn run(&self, sync: &str, stop: CancellationToken) -> Result<bool, String> {
-        let mut state = self.state.lock().unwrap();
+    fn run(&self, sync: &str, stop: CancellationToken) -> Ends {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.0.push(sync.to_owned());
         loop {
             if let Some(result) = state.1.remove(sync) {
@@ -53,7 +56,7 @@ impl Work for Puppets {
             if stop.is_cancelled() {
                 return Err("stopped".to_owned());
             }
-            state = self.told.wait_timeout(state, Duration::from_millis(5)).unwrap().0;
+            state = self.told.wait_timeout(state, Duration::from_millis(5)).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -189,13 +192,13 @@ async fn a_paused_sync_is_left_alone_and_a_changed_project_is_taken_over() -> Re
     let handle = scheduler.handle();
     assert_eq!(handle.planned()["a"].paused.as_deref(), Some("it writes nonsense"));
     assert_eq!(handle.planned()["a"].next, None);
-    *work.jobs.lock().unwrap() = vec![job("a", every(1), 0), job("b", every(1), 0)];
+    *work.jobs.lock().unwrap_or_else(PoisonError::into_inner) = vec![job("a", every(1), 0), job("b", every(1), 0)];
     handle.changed();
     until(|| work.begun() == ["b"]).await;
     assert!(handle.resume("ada", "a")? && !handle.resume("ada", "a")?);
     until(|| work.begun() == ["b", "a"]).await;
     // What runs while it is taken away ends, and is gone then.
-    *work.jobs.lock().unwrap() = vec![job("a", every(1), 0)];
+    *work.jobs.lock().unwrap_or_else(PoisonError::into_inner) = vec![job("a", every(1), 0)];
     handle.changed();
     work.end("b", Ok(true));
     until(|| !handle.planned().contains_key("b")).await;

@@ -7,7 +7,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,6 +16,7 @@ use state::{Role, Run, Store, Wanted};
 use crate::auth::{Caller, Wrong, known};
 use crate::console::{self, Sessions};
 use crate::metrics::metrics;
+use crate::openapi::{self, Call};
 use crate::problem::{Answered, Problem};
 use crate::scheduler::{Handle, Planned};
 
@@ -53,32 +54,86 @@ impl Api {
 
 type Shared = State<Arc<Api>>;
 
+/// The calls, each with what answers it.
+fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
+    const SYNC: &[u16] = &[404, 503];
+    vec![
+        (Call::get("/api/v1/streams", "What the streams of followed syncs do, or did last"), get(streams)),
+        (Call::get("/api/v1/syncs", "What each sync does now, and did last"), get(syncs)),
+        (Call::get("/api/v1/syncs/{sync}", "One sync with its last runs").answers(200, &[404]), get(sync)),
+        (
+            Call::post("/api/v1/syncs/{sync}/run", "Lets a sync run as soon as its turn comes").answers(202, SYNC),
+            post(run_now),
+        ),
+        (
+            Call::post("/api/v1/syncs/{sync}/pause", "Pauses a sync, with the reason")
+                .sends("why", &[])
+                .answers(200, SYNC),
+            post(pause),
+        ),
+        (
+            Call::post("/api/v1/syncs/{sync}/resume", "Lets a paused sync go on").answers(200, &[404, 409, 503]),
+            post(resume),
+        ),
+        (Call::get("/api/v1/runs", "Runs, newest first").with(&["sync", "before", "limit"]), get(runs)),
+        (Call::get("/api/v1/runs/{id}", "One run").answers(200, &[404]), get(one_run)),
+        (
+            Call::get("/api/v1/dead-letters", "Changes that could not be applied, oldest first")
+                .with(&["sync", "state", "after", "limit"]),
+            get(letters),
+        ),
+        (Call::get("/api/v1/dead-letters/{id}", "One of them").answers(200, &[404]), get(letter)),
+        (Call::delete("/api/v1/dead-letters/{id}", "Forgets one for good"), delete(drop_letter)),
+        (
+            Call::get("/api/v1/conflicts", "What both sides changed, oldest first")
+                .with(&["sync", "state", "after", "limit"]),
+            get(conflicts),
+        ),
+        (Call::get("/api/v1/conflicts/{id}", "One of them").answers(200, &[404]), get(conflict)),
+        (
+            Call::post("/api/v1/conflicts/{id}/resolve", "Decides one: the next run writes the winner's value")
+                .sends("winner", &["salesforce", "external"])
+                .answers(200, &[404, 409]),
+            post(resolve),
+        ),
+        (
+            Call::get("/api/v1/reconciliations", "What came of comparisons, newest first").with(&["sync", "limit"]),
+            get(reconciliations),
+        ),
+        (
+            Call::get("/api/v1/audit", "The audit chain, newest first")
+                .with(&["sync", "run", "what", "before", "limit"]),
+            get(audit),
+        ),
+        (Call::get("/api/v1/tokens", "Tokens, without what is secret").needs(Some(Role::Admin)), get(tokens)),
+        (Call::delete("/api/v1/tokens/{id}", "Takes a token back").needs(Some(Role::Admin)), delete(revoke)),
+        (Call::get("/metrics", "Metrics for Prometheus"), get(metrics)),
+    ]
+}
+
+/// The calls that need no token.
+fn open_calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
+    vec![
+        (Call::get("/health", "Says that it is there").needs(None), get(async || Json(json!({"status": "alive"})))),
+        (Call::get("/ready", "Says that the state can be used").needs(None).answers(200, &[503]), get(ready)),
+        (Call::get("/api/v1/openapi.json", "This description").needs(None), get(async || Json(description()))),
+    ]
+}
+
+/// Returns the OpenAPI description of the calls.
+fn description() -> Value {
+    let calls: Vec<Call> = calls().into_iter().chain(open_calls()).map(|(call, _)| call).collect();
+    openapi::describe(&calls)
+}
+
 pub(crate) fn router(api: Arc<Api>) -> Router {
-    let calls = Router::new()
-        .route("/api/v1/streams", get(streams))
-        .route("/api/v1/syncs", get(syncs))
-        .route("/api/v1/syncs/{sync}", get(sync))
-        .route("/api/v1/syncs/{sync}/run", post(run_now))
-        .route("/api/v1/syncs/{sync}/pause", post(pause))
-        .route("/api/v1/syncs/{sync}/resume", post(resume))
-        .route("/api/v1/runs", get(runs))
-        .route("/api/v1/runs/{id}", get(one_run))
-        .route("/api/v1/dead-letters", get(letters))
-        .route("/api/v1/dead-letters/{id}", get(letter).delete(drop_letter))
-        .route("/api/v1/conflicts", get(conflicts))
-        .route("/api/v1/conflicts/{id}", get(conflict))
-        .route("/api/v1/conflicts/{id}/resolve", post(resolve))
-        .route("/api/v1/reconciliations", get(reconciliations))
-        .route("/api/v1/audit", get(audit))
-        .route("/api/v1/tokens", get(tokens))
-        .route("/api/v1/tokens/{id}", axum::routing::delete(revoke))
-        .route("/metrics", get(metrics))
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&api), known));
+    let routed = |calls: Vec<(Call, MethodRouter<Arc<Api>>)>| {
+        calls.into_iter().fold(Router::new(), |router, (call, answer)| router.route(call.path, answer))
+    };
     Router::new()
-        .merge(calls)
+        .merge(routed(calls()).layer(axum::middleware::from_fn_with_state(Arc::clone(&api), known)))
         .merge(console::router(&api))
-        .route("/health", get(async || Json(json!({"status": "alive"}))))
-        .route("/ready", get(ready))
+        .merge(routed(open_calls()))
         .fallback(async || Problem::none("there is nothing at this address"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "nothing answers this method at this address")

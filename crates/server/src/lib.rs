@@ -7,6 +7,7 @@ mod api;
 mod auth;
 mod console;
 mod metrics;
+mod openapi;
 mod problem;
 mod schedule;
 mod scheduler;

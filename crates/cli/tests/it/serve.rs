@@ -218,6 +218,23 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
         assert_eq!(status, wanted, "{method} {path}: {answer}");
         assert_eq!(answer["status"], wanted, "a problem says what it is: {answer}");
     }
+    // The description tells of every call, and each answers as it says it may, whatever stands for its parts.
+    let told = served.get("/api/v1/openapi.json").await?;
+    let mut calls = 0;
+    for (path, methods) in told["paths"].as_object().into_iter().flatten() {
+        for (method, call) in methods.as_object().into_iter().flatten() {
+            for part in ["1", "\u{e9}%2F", "..", "-9223372036854775808"] {
+                let path = path.replace("{id}", part).replace("{sync}", part);
+                let body = call.get("requestBody").map(|_| json!({"why": 1, "winner": null}));
+                let (status, answer) = served.call(&method.to_uppercase(), &path, body).await?;
+                // What is no part of a path leads to another.
+                let known = !call["responses"][status.as_str()].is_null() || (part == ".." && status == 404);
+                assert!(known, "{method} {path} answers {status}: {answer}");
+                calls += 1;
+            }
+        }
+    }
+    assert!(calls >= 22 * 4, "{calls}");
     let forged = served.http.post(format!("{}/api/v1/syncs/orders_in/run", served.url));
     let forged =
         forged.bearer_auth(served.token.as_deref().unwrap_or_default()).header("origin", "http://evil.example");

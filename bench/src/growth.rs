@@ -103,7 +103,7 @@ fn chart(curves: &[Curve]) -> String {
         let spot = |size: u64, seconds: f64| {
             let sizes = curve.points.iter().map(|(size, _)| (*size as f64).log10());
             let (low, high) = sizes.fold((f64::MAX, f64::MIN), |(low, high), size| (low.min(size), high.max(size)));
-            let x = left + ((size as f64).log10() - low) / (high - low).max(1e-9) * (right - left - 40.0);
+            let x = left + 40.0 + ((size as f64).log10() - low) / (high - low).max(1e-9) * (right - left - 90.0);
             // From a hundredth of a second to a hundred.
             let y = bottom - (seconds.max(0.01).log10() + 2.0) / 4.0 * (bottom - top);
             (x, y)

@@ -1,6 +1,7 @@
 //! The pages.
 
 use std::fmt::Write as _;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -19,6 +20,8 @@ use crate::scheduler::Planned;
 
 /// Entries of a page.
 const PAGE: usize = 50;
+/// Syncs of the overview's page: each has a curve of its own.
+const SYNCS: usize = 100;
 /// Runs that a curve shows.
 const SPARK: u32 = 24;
 
@@ -36,6 +39,11 @@ fn outcome(run: &Run) -> Markup {
         _ => ("bad", "\u{2717}"),
     };
     html! { span class={ "state " (class) } { (mark) " " (run.outcome) } }
+}
+
+/// Returns a name as it stands in an address.
+fn in_path(name: &str) -> String {
+    percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 /// What a sync does now.
@@ -90,7 +98,7 @@ fn spark(runs: &[Run]) -> Markup {
 /// A button that does something to a sync.
 fn button(visitor: &Visitor, sync: &str, act: &str, label: &str) -> Markup {
     html! {
-        form class="inline" method="post" action={ "/syncs/" (sync) "/" (act) } {
+        form class="inline" method="post" action={ "/syncs/" (in_path(sync)) "/" (act) } {
             (token(visitor))
             button aria-label={ (label) " " (sync) } { (label) }
         }
@@ -110,9 +118,22 @@ async fn page_of(work: impl FnOnce() -> Answered<Markup> + Send + 'static) -> Sh
     blocking(work).await.map(|markup| Html(markup.into_string())).map_err(Told)
 }
 
-pub(super) async fn overview(State(api): State<Arc<Api>>, Extension(visitor): Looking) -> Shown {
+/// Which syncs are looked at: those behind one, by name.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Behind {
+    behind: Option<String>,
+}
+
+pub(super) async fn overview(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Query(part): Query<Behind>,
+) -> Shown {
     page_of(move || {
         let planned = api.planned();
+        let from = part.behind.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let shown: Vec<(&String, &Planned)> = planned.range((from, Bound::Unbounded)).take(SYNCS).collect();
+        let more = shown.last().filter(|_| shown.len() == SYNCS).map(|(last, _)| (*last).clone());
         let (last, letters, held) = (api.store.last_runs()?, api.store.letters_by_sync()?, api.store.held_by_sync()?);
         let dead: u64 = letters.values().map(|(dead, _)| dead).sum();
         let held_all: u64 = held.values().sum();
@@ -140,10 +161,10 @@ pub(super) async fn overview(State(api): State<Arc<Api>>, Extension(visitor): Lo
                         th scope="col" class="number" { "Written" } th scope="col" { "Rows read" }
                         th scope="col" class="number" { "Dead" } th scope="col" class="number" { "Conflicts" } th scope="col" { "Do" }
                     } }
-                    tbody { @for (sync, planned) in &planned {
+                    tbody { @for (sync, planned) in shown {
                         @let run = last.get(sync);
                         tr {
-                            th scope="row" { a href={ "/syncs/" (sync) } { (sync) } }
+                            th scope="row" { a href={ "/syncs/" (in_path(sync)) } { (sync) } }
                             td { (doing(planned)) }
                             td { @if let Some(run) = run {
                                 a href={ "/runs/" (run.id) } { (outcome(run)) } " " (time(run.ended.as_deref().unwrap_or(&run.started)))
@@ -156,6 +177,7 @@ pub(super) async fn overview(State(api): State<Arc<Api>>, Extension(visitor): Lo
                         }
                     } }
                 } }
+                @if let Some(last) = more { p { a href={ "/?behind=" (in_path(&last)) } { "More" } } }
             }
         };
         Ok(page("Overview", Some(&visitor), "/", true, &body))
@@ -209,12 +231,12 @@ pub(super) async fn sync(State(api): State<Arc<Api>>, Extension(visitor): Lookin
                 p { (doing(&planned)) }
                 @if let Some(failed) = &planned.failed { p class="bad" { "\u{2717} The last run could not go on: " (failed) } }
                 p {
-                    a href={ "/dead-letters?sync=" (name) } { "Dead letters: " (dead) } " \u{b7} parked: " (parked) " \u{b7} "
-                    a href={ "/conflicts?sync=" (name) } { "conflicts" } " \u{b7} " a href={ "/audit?sync=" (name) } { "audit" }
+                    a href={ "/dead-letters?sync=" (in_path(&name)) } { "Dead letters: " (dead) } " \u{b7} parked: " (parked) " \u{b7} "
+                    a href={ "/conflicts?sync=" (in_path(&name)) } { "conflicts" } " \u{b7} " a href={ "/audit?sync=" (in_path(&name)) } { "audit" }
                 }
                 (acts(&visitor, &name, &planned))
                 @if visitor.role >= Role::Operator && planned.paused.is_none() {
-                    " " form class="inline" method="post" action={ "/syncs/" (name) "/pause" } {
+                    " " form class="inline" method="post" action={ "/syncs/" (in_path(&name)) "/pause" } {
                         (token(&visitor))
                         label for="why" { "Reason" }
                         input id="why" name="why" required maxlength="200";
@@ -259,7 +281,7 @@ pub(super) async fn run(State(api): State<Arc<Api>>, Extension(visitor): Looking
         let milliseconds = ["read_ms", "map_ms", "write_ms", "commit_ms"];
         let audit = api.store.audit_entries(Wanted { run: Some(number), ..Wanted::default() }, i64::MAX, 20)?;
         let body = html! {
-            h1 { "Run " (run.id) " of " a href={ "/syncs/" (run.sync) } { (run.sync) } }
+            h1 { "Run " (run.id) " of " a href={ "/syncs/" (in_path(&run.sync)) } { (run.sync) } }
             p { (outcome(&run)) " \u{b7} " (how(&told)) " \u{b7} began " (time(&run.started))
                 @if let Some(ended) = &run.ended { ", ended " (time(ended)) } }
             dl class="numbers card" {
@@ -296,7 +318,7 @@ pub(super) async fn act(
     Form(form): Form<Act>,
 ) -> Result<Redirect, Told> {
     may(&visitor, &form.csrf, Role::Operator)?;
-    let to = format!("/syncs/{sync}");
+    let to = format!("/syncs/{}", in_path(&sync));
     let done = blocking(move || {
         let scheduler = api.scheduler()?;
         if !api.planned().contains_key(&sync) {
@@ -324,12 +346,12 @@ pub(super) struct Part {
 
 fn filter(part: &Part, name: &str) -> Markup {
     html! {
-        @if let Some(sync) = &part.sync { p { "Only those of " a href={ "/syncs/" (sync) } { (sync) } ". " a href=(name) { "Show all" } } }
+        @if let Some(sync) = &part.sync { p { "Only those of " a href={ "/syncs/" (in_path(sync)) } { (sync) } ". " a href=(name) { "Show all" } } }
     }
 }
 
 fn next(name: &str, part: &Part, which: &str, last: Option<i64>, full: bool) -> Markup {
-    let sync = part.sync.as_ref().map(|sync| format!("&sync={sync}")).unwrap_or_default();
+    let sync = part.sync.as_ref().map(|sync| format!("&sync={}", in_path(sync))).unwrap_or_default();
     html! { @if let Some(last) = last.filter(|_| full) { p { a href={ (name) "?" (which) "=" (last) (sync) } { "More" } } } }
 }
 
@@ -351,7 +373,7 @@ pub(super) async fn letters(
                     thead { tr { th scope="col" { "Number" } th scope="col" { "Sync" } th scope="col" { "State" } th scope="col" { "Record" } th scope="col" { "Reason" } th scope="col" { "Since" } th scope="col" { "Do" } } }
                     tbody { @for letter in &letters { tr {
                         th scope="row" { (letter.id) }
-                        td { a href={ "/syncs/" (letter.sync) } { (letter.sync) } }
+                        td { a href={ "/syncs/" (in_path(&letter.sync)) } { (letter.sync) } }
                         td { @if letter.state == "dead" { span class="state bad" { "\u{2717} dead" } } @else { span class="state wait" { "\u{2026} parked" } } }
                         td class="free" { details { summary { (letter.key) } code { (letter.record) } } }
                         td class="free" { strong { (letter.code) } ": " (letter.message) }
@@ -415,7 +437,7 @@ pub(super) async fn conflicts(
                     thead { tr { th scope="col" { "Number" } th scope="col" { "Record" } th scope="col" { "Field" } th scope="col" { "Before" } th scope="col" { "Salesforce" } th scope="col" { "Outside" } th scope="col" { "Whose value stays?" } } }
                     tbody { @for one in &held { tr {
                         th scope="row" { (one.id) }
-                        td { code { (one.salesforce) } br; code { (one.external) } br; a href={ "/syncs/" (one.sync) } { (one.sync) } }
+                        td { code { (one.salesforce) } br; code { (one.external) } br; a href={ "/syncs/" (in_path(&one.sync)) } { (one.sync) } }
                         td { @if one.field.is_empty() { "the record: one side deleted it" } @else { (one.field) } }
                         td class="free" { (value(&one.base)) }
                         td class="free" { (value(&one.salesforce_value)) }
@@ -474,7 +496,7 @@ fn audit_rows(entries: &[state::AuditEntry]) -> Markup {
                     td { (time(&entry.at)) }
                     td { (entry.actor) }
                     td { (entry.what.replace('_', " ")) }
-                    td { @if let Some(sync) = &entry.sync { a href={ "/syncs/" (sync) } { (sync) } } }
+                    td { @if let Some(sync) = &entry.sync { a href={ "/syncs/" (in_path(sync)) } { (sync) } } }
                     td { @if let Some(run) = entry.run { a href={ "/runs/" (run) } { (run) } } }
                     td class="free" { @if entry.body != "{}" { code { (entry.body) } } }
                 } } }

@@ -189,6 +189,23 @@ pub(crate) fn stop_on_interrupt() -> CancellationToken {
     stop
 }
 
+/// Returns a bar for the progress of a sync, which is seen on a terminal only.
+pub(crate) fn bar(sync: &Sync, quiet: bool) -> ProgressBar {
+    let shown = !quiet && std::io::stderr().is_terminal();
+    let bar = if shown { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} rows, {per_sec}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(sync.name.clone());
+    bar
+}
+
+/// Shows how far it is.
+pub(crate) fn advance(bar: &ProgressBar, progress: Progress) {
+    bar.set_length(progress.of.max(progress.rows));
+    bar.set_position(progress.rows);
+}
+
 /// Runs one sync with progress on a terminal.
 pub(crate) async fn run_one(project: &Project, sync: &Sync, options: &Options, quiet: bool) -> Result<Report, Failure> {
     run_between(project, sync, project.endpoints(sync)?, options, quiet).await
@@ -202,16 +219,8 @@ pub(crate) async fn run_between(
     options: &Options,
     quiet: bool,
 ) -> Result<Report, Failure> {
-    let shown = !quiet && std::io::stderr().is_terminal();
-    let bar = if shown { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} rows, {per_sec}, {eta} left") {
-        bar.set_style(style);
-    }
-    bar.set_prefix(sync.name.clone());
-    let progress = |progress: Progress| {
-        bar.set_length(progress.of.max(progress.rows));
-        bar.set_position(progress.rows);
-    };
+    let bar = bar(sync, quiet);
+    let progress = |progress: Progress| advance(&bar, progress);
     let parents = |name: &str| project.parent_key(name);
     let result = if sync.two_way.is_some() {
         engine::run_pairs(sync, [&*source, &*target], &project.store, &parents, options, &progress).await

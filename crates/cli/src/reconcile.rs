@@ -1,15 +1,13 @@
 //! `bridgehead reconcile`: what differs between both sides of a sync, told, written as a page, and put right.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use engine::{Kind, Progress, Reconcile, Reconciliation, Sync};
-use indicatif::{ProgressBar, ProgressStyle};
 use model::Class;
 
 use crate::Failure;
-use crate::commands::{failure, json, stop_on_interrupt, table};
+use crate::commands::{advance, bar, failure, json, stop_on_interrupt, table};
 use crate::project::Project;
 
 #[derive(Debug, clap::Args)]
@@ -95,16 +93,8 @@ pub(crate) async fn run(project: &Project, arguments: &Arguments) -> Result<(), 
 
 async fn one(project: &Project, sync: &Sync, wanted: &Reconcile, quiet: bool) -> Result<Reconciliation, Failure> {
     let (source, target) = project.endpoints(sync)?;
-    let shown = !quiet && std::io::stderr().is_terminal();
-    let bar = if shown { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} rows, {per_sec}, {eta} left") {
-        bar.set_style(style);
-    }
-    bar.set_prefix(sync.name.clone());
-    let progress = |progress: Progress| {
-        bar.set_length(progress.of.max(progress.rows));
-        bar.set_position(progress.rows);
-    };
+    let bar = bar(sync, quiet);
+    let progress = |progress: Progress| advance(&bar, progress);
     let parents = |name: &str| project.parent_key(name);
     let report = engine::reconcile(sync, &*source, &*target, &project.store, &parents, wanted, &progress).await;
     bar.finish_and_clear();

@@ -5,30 +5,14 @@ Called with the sandbox's address, PostgreSQL's address, the COPY statement, the
 
 import sys
 import tempfile
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
-import requests
-from simple_salesforce import Salesforce
+
+from simple_salesforce_org import sign_in
 
 address, database, copy, name, external = sys.argv[1:6]
 
-
-class Loopback(requests.adapters.HTTPAdapter):
-    """Leads every request to the sandbox: the library speaks https alone."""
-
-    def send(self, request, *args, **kwargs):
-        parts, to = urlsplit(request.url), urlsplit(address)
-        request.url = urlunsplit((to.scheme, to.netloc, parts.path, parts.query, ""))
-        return super().send(request, *args, **kwargs)
-
-
-session = requests.Session()
-session.trust_env = False
-session.mount("https://", Loopback())
-grant = {"grant_type": "client_credentials", "client_id": "sandbox", "client_secret": "sandbox-secret"}
-token = session.post(f"{address}/services/oauth2/token", data=grant).json()["access_token"]
-org = Salesforce(instance="sandbox.example", session_id=token, session=session, version="66.0")
+org = sign_in(address)
 with tempfile.NamedTemporaryFile("wb", suffix=".csv") as file, psycopg.connect(database) as db:
     with db.cursor().copy(copy) as rows:
         for data in rows:

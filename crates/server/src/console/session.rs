@@ -47,7 +47,7 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     pub(crate) fn new() -> Self {
-        // Without random numbers no form is ever good.
+        // Where there are no random numbers it is empty, and no form is good.
         Self { open: Mutex::default(), csrf: state::new_secret().unwrap_or_default() }
     }
 

@@ -118,6 +118,7 @@ pub(crate) async fn run(seconds: u64, rate: u64) -> Result<(), Failed> {
         direction: Direction::ToExternal,
         deletes: Deletes::Propagate,
         brake: 1.0,
+        drift: engine::Drift::Ignore,
         two_way: Some(TwoWayRules::default()),
         circle: Vec::new(),
     };

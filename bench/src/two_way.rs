@@ -193,6 +193,7 @@ pub(crate) async fn run(pairs: usize) -> std::result::Result<(), Failed> {
         direction: Direction::ToExternal,
         deletes: Deletes::Ignore,
         brake: 1.0,
+        drift: engine::Drift::Ignore,
         two_way: Some(TwoWayRules::default()),
         circle: Vec::new(),
     };

@@ -7,7 +7,7 @@ use std::time::Instant;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use endpoint::Endpoint;
-use engine::{Forecast, Options, Progress, Report, Sync};
+use engine::{Forecast, Options, Pilot, Progress, Report, Sync};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::Class;
 use state::DeadLetter;
@@ -251,7 +251,13 @@ pub(crate) fn line(report: &Report, seconds: f64) -> String {
             parts.push(format!("{count} {word}"));
         }
     }
-    let how = if report.full { "full" } else { "changes" };
+    let how = if report.pilot {
+        "pilot"
+    } else if report.full {
+        "full"
+    } else {
+        "changes"
+    };
     let end = if report.green() { "no row missing" } else { "ROWS ARE MISSING" };
     format!("{} ({how}): {}; {} API calls, {seconds:.1} s; {end}", report.sync, parts.join(", "), report.calls)
 }
@@ -265,6 +271,23 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let options = Options { full, force, stop: stop_on_interrupt(), ..Options::default() };
     run_all(project, &project.syncs(names)?, &options, as_json).await
+}
+
+/// Writes a first slice of syncs that go one way.
+pub(crate) async fn pilot(
+    project: &Project,
+    names: &[String],
+    pilot: Pilot,
+    force: bool,
+    as_json: bool,
+) -> Result<(), Failure> {
+    let syncs = project.syncs(names)?;
+    if let Some(sync) = syncs.iter().find(|sync| sync.two_way.is_some()) {
+        let text = format!("{} goes both ways, and a pilot one way: narrow its mapping by `where` instead", sync.name);
+        return Err(Failure::new(Class::Mapping, text));
+    }
+    let options = Options { pilot: Some(pilot), force, stop: stop_on_interrupt(), ..Options::default() };
+    run_all(project, &syncs, &options, as_json).await
 }
 
 /// Runs syncs one after the other. One that fails holds up only those whose records look up its records.
@@ -377,6 +400,36 @@ pub(crate) fn runs(project: &Project, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Lists the alerts that hold, or sends a test to where they go.
+pub(crate) async fn alerts(project: &Project, test: Option<&str>, as_json: bool) -> Result<(), Failure> {
+    let configured = project.alerts()?;
+    if let Some(name) = test {
+        let refused = |why| Failure::new(Class::Transient { after: None }, format!("{name} was not told: {why}"));
+        configured.test(name).await.map_err(refused)?;
+        println!("{name} took a test.");
+        return Ok(());
+    }
+    let alerts = project.store.alerts()?;
+    if as_json {
+        return json(&alerts);
+    }
+    if configured.is_empty() {
+        println!("Nobody is told of anything: bridgehead.yaml has no `alerts`.");
+    }
+    if alerts.is_empty() {
+        println!("No alert holds.");
+        return Ok(());
+    }
+    let mut rows = table(&["alert", "sync", "since", "what", "told"]);
+    for alert in alerts {
+        let since = alert.since.get(..19).unwrap_or(&alert.since).replace('T', " ");
+        let told = if alert.told { "yes" } else { "not yet" };
+        rows.add_row([alert.rule, alert.sync, since, alert.text, told.to_owned()]);
+    }
+    println!("{rows}");
+    Ok(())
+}
+
 /// Dead letters read from the store at a time.
 const LETTERS: usize = 500;
 
@@ -447,6 +500,7 @@ pub(crate) fn schema(what: crate::Schema) -> Result<(), Failure> {
     let schema = match what {
         crate::Schema::Project => config::schema(),
         crate::Schema::Mapping => schemars::schema_for!(mapping::Definition).to_value(),
+        crate::Schema::Environment => schemars::schema_for!(config::Overlay).to_value(),
     };
     let text = serde_json::to_string_pretty(&schema).map_err(|error| Failure::from_error(Class::Internal, &error))?;
     println!("{text}");

@@ -5,12 +5,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use endpoint::Kind;
-use engine::{Contested, Policy};
+use engine::{Contested, Drift, Policy};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use serde_saphyr::Spanned;
-use server::ScheduleConfig;
+use server::{AlertsConfig, ScheduleConfig};
 
 /// A project: connections, and syncs between them.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -27,19 +27,132 @@ pub(crate) struct Config {
     /// How many syncs run at once.
     #[serde(default)]
     pub(crate) serve: ServeConfig,
-    /// The state file, relative to the project.
-    #[serde(default = "Config::default_state")]
-    pub(crate) state: PathBuf,
+    /// What people are told of, and where.
+    #[serde(default)]
+    pub(crate) alerts: AlertsConfig,
+    /// The state file, relative to the project; `.bridgehead/state.db` if it is not given, and `.bridgehead/NAME/state.db` in an
+    /// environment.
+    #[serde(default)]
+    pub(crate) state: Option<PathBuf>,
 }
 
 impl Config {
-    fn default_state() -> PathBuf {
-        PathBuf::from(".bridgehead/state.db")
-    }
-
     /// Returns the syncs in the order of the file.
     pub(crate) fn syncs(&self) -> &[SyncConfig] {
         self.syncs.as_deref().unwrap_or_default()
+    }
+
+    /// Takes over what an environment has otherwise.
+    ///
+    /// # Errors
+    ///
+    /// The name of a sync that there is none of.
+    pub(crate) fn overlay(&mut self, overlay: Overlay) -> Result<(), String> {
+        self.serve = overlay.serve.unwrap_or(std::mem::take(&mut self.serve));
+        self.state = overlay.state.or(self.state.take());
+        self.alerts = overlay.alerts.unwrap_or(std::mem::take(&mut self.alerts));
+        for (name, own) in overlay.syncs {
+            let sync = self.syncs.iter_mut().flatten().find(|sync| sync.sync == name).ok_or(name)?;
+            own.over(sync);
+        }
+        Ok(())
+    }
+}
+
+/// What an environment (development, staging, production) has otherwise: `environments/NAME.yaml`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Overlay {
+    /// Connections by name. The fields that are given take the place of those of the project, and `null` takes one away.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Value>")]
+    pub(crate) connections: BTreeMap<String, Spanned<Value>>,
+    /// Syncs by name.
+    #[serde(default)]
+    syncs: BTreeMap<String, SyncOverlay>,
+    /// How many syncs run at once.
+    #[serde(default)]
+    serve: Option<ServeConfig>,
+    /// What people are told of, and where.
+    #[serde(default)]
+    alerts: Option<AlertsConfig>,
+    /// The state file.
+    #[serde(default)]
+    state: Option<PathBuf>,
+}
+
+/// What a sync has otherwise.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SyncOverlay {
+    deletes: Option<DeletesConfig>,
+    brake: Option<f64>,
+    conflicts: Option<Policy>,
+    contested: Option<Contested>,
+    change_brake: Option<f64>,
+    drift: Option<Drift>,
+    reconcile: Option<ReconcileConfig>,
+    /// `null` takes the schedule away.
+    #[serde(default)]
+    #[schemars(with = "Option<ScheduleConfig>")]
+    schedule: ScheduleOverlay,
+    priority: Option<i32>,
+}
+
+/// The schedule that an environment has for a sync.
+#[derive(Debug, Default)]
+enum ScheduleOverlay {
+    /// That of the project.
+    #[default]
+    Same,
+    /// None.
+    Gone,
+    /// Another.
+    Other(ScheduleConfig),
+}
+
+impl<'d> Deserialize<'d> for ScheduleOverlay {
+    fn deserialize<D: serde::Deserializer<'d>>(value: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(value)?.map_or(Self::Gone, Self::Other))
+    }
+}
+
+impl SyncOverlay {
+    fn over(self, sync: &mut SyncConfig) {
+        sync.deletes = self.deletes.unwrap_or(sync.deletes);
+        sync.brake = self.brake.unwrap_or(sync.brake);
+        sync.conflicts = self.conflicts.or(sync.conflicts.take());
+        sync.contested = self.contested.or(sync.contested.take());
+        sync.change_brake = self.change_brake.or(sync.change_brake);
+        sync.drift = self.drift.unwrap_or(sync.drift);
+        sync.priority = self.priority.unwrap_or(sync.priority);
+        if let Some(reconcile) = self.reconcile {
+            sync.reconcile = reconcile;
+        }
+        match self.schedule {
+            ScheduleOverlay::Same => {}
+            ScheduleOverlay::Gone => sync.schedule = None,
+            ScheduleOverlay::Other(schedule) => sync.schedule = Some(schedule),
+        }
+    }
+}
+
+/// Lays fields over those of a connection. Source: RFC 7396, JSON Merge Patch.
+pub(crate) fn lay_over(value: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *value = patch;
+        return;
+    };
+    if !value.is_object() {
+        *value = json!({});
+    }
+    let Some(fields) = value.as_object_mut() else { return };
+    for (name, new) in patch {
+        if new.is_null() {
+            fields.remove(&name);
+        } else {
+            lay_over(fields.entry(name).or_insert(Value::Null), new);
+        }
     }
 }
 
@@ -68,6 +181,9 @@ pub(crate) struct SyncConfig {
     /// Two-way syncs: largest share of the linked records that may have changed on one side since the last run, 0 to 1.
     #[serde(default)]
     pub(crate) change_brake: Option<f64>,
+    /// What becomes of a run where an entity is another than at its last good run.
+    #[serde(default)]
+    pub(crate) drift: Drift,
     /// How both sides are compared by `bridgehead reconcile`.
     #[serde(default)]
     pub(crate) reconcile: ReconcileConfig,

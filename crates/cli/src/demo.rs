@@ -1,7 +1,7 @@
 //! The demo: a bicycle maker's org and ERP, and what Bridgehead does between them.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::sandbox::Sandbox;
 use engine::Options;
@@ -10,8 +10,8 @@ use rusqlite::Connection;
 use salesforce::{Client, Credentials, Settings, collections};
 use serde_json::{Map, Value, json};
 
-use crate::project::Project;
-use crate::{Failure, commands};
+use crate::project::{Place, Project};
+use crate::{Failure, commands, serve};
 
 /// Shows that an earlier demo made the folder, so that it may be replaced.
 const MARK: &str = ".bridgehead-demo";
@@ -104,7 +104,8 @@ pub(crate) async fn demo(folder: &Path, keep: bool) -> Result<(), Failure> {
         seeding.elapsed().as_secs_f64()
     );
 
-    let project = Project::open(folder)?;
+    let place = Place { folder: folder.to_owned(), environment: None };
+    let project = Project::open(&place)?;
     println!("1. Everything, once: customers and contacts out, products and orders in");
     run(&project).await?;
 
@@ -146,11 +147,46 @@ pub(crate) async fn demo(folder: &Path, keep: bool) -> Result<(), Failure> {
     println!("  bridgehead plan && bridgehead run");
     println!("  bridgehead dead-letters list");
     println!("  bridgehead runs");
-    if keep {
-        let _ = tokio::signal::ctrl_c().await;
-    }
+    let served = if keep { keep_alive(&place, project, &client, &erp).await } else { Ok(()) };
     org.stop().await;
-    Ok(())
+    served
+}
+
+/// How often something happens in the demo while it is kept.
+const BEAT: Duration = Duration::from_secs(20);
+
+/// Serves the demo's project while customers move and orders go on, until Ctrl-C.
+async fn keep_alive(place: &Place, project: Project, client: &Client, erp: &Connection) -> Result<(), Failure> {
+    println!("\nA customer moves and an order goes on every {} seconds.", BEAT.as_secs());
+    drop(project);
+    let cannot = |error: std::io::Error| Failure::from_error(Class::Internal, &error);
+    let file = place.folder.join("bridgehead.yaml");
+    let config = std::fs::read_to_string(&file).map_err(cannot)?;
+    let line = |line: &str| match line.strip_suffix(" }").filter(|line| line.contains("sync: ")) {
+        Some(sync) => format!("{sync}, schedule: {{ every: 15s }} }}\n"),
+        None => format!("{line}\n"),
+    };
+    std::fs::write(&file, config.lines().map(line).collect::<String>()).map_err(cannot)?;
+    let life = async {
+        for beat in 0_usize.. {
+            tokio::time::sleep(BEAT).await;
+            let number = beat % CUSTOMERS + 1;
+            let town = TOWNS[beat % TOWNS.len()].0;
+            let customer =
+                find(client, &format!("SELECT Id FROM Account WHERE Customer_No__c = 'C-{number:05}'")).await?;
+            let moved = json!({"BillingCity": town});
+            client.update("Account", &customer, &moved).await.map_err(|error| broken(&error))?;
+            let now = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string();
+            let sql =
+                "UPDATE orders SET stage = CASE stage WHEN 'P' THEN 'S' ELSE 'P' END, changed_at = ?1 WHERE id = ?2";
+            erp.execute(sql, [now, format!("O-{:05}", beat % ORDERS + 1)]).map_err(|error| broken(&error))?;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        served = serve::serve(place, ([127, 0, 0, 1], 0).into()) => served,
+        lived = life => lived,
+    }
 }
 
 /// When the changes of the demo happen, by the ERP's clock.

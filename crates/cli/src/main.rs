@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod conflicts;
 mod demo;
+mod deploy;
 mod follow;
 mod project;
 mod reconcile;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+use engine::Pilot;
 use model::Class;
 
 #[global_allocator]
@@ -29,6 +31,9 @@ struct Arguments {
     /// Folder of the project: the one with `bridgehead.yaml`.
     #[arg(long, short = 'C', global = true, default_value = ".", value_name = "DIR")]
     directory: PathBuf,
+    /// The environment: what `environments/NAME.yaml` has otherwise counts, and its state is its own.
+    #[arg(long, global = true, env = "BRIDGEHEAD_ENV", value_name = "NAME")]
+    env: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -64,9 +69,15 @@ enum Command {
         /// Read everything, not only what changed.
         #[arg(long)]
         full: bool,
-        /// Go on where a brake would stop a two-way sync.
+        /// Go on where a brake would stop a two-way sync, or `drift: stop` any.
         #[arg(long)]
         force: bool,
+        /// Write only the first so many records, to see whether the mapping is right; the checkpoint stays where it is.
+        #[arg(long, value_name = "N", conflicts_with_all = ["full", "follow"])]
+        pilot: Option<u64>,
+        /// Write only records for which this holds, too: a condition in the source's language. The checkpoint stays where it is.
+        #[arg(long = "where", value_name = "CONDITION", conflicts_with_all = ["full", "follow"])]
+        filter: Option<String>,
         /// Go on with changes of two-way syncs as they happen, until Ctrl-C.
         #[arg(long, conflicts_with = "full")]
         follow: bool,
@@ -91,6 +102,47 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1")]
         address: std::net::IpAddr,
     },
+    /// Check the project as the folder has it, keep it as a version, and put that to work in `serve`.
+    Deploy {
+        #[command(flatten)]
+        why: deploy::Why,
+        /// Only keep it; `promote` puts it to work.
+        #[arg(long)]
+        staged: bool,
+        /// Say what would change; keep nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List the versions that were kept.
+    Versions {
+        /// Machine-readable output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what is different between two versions.
+    Diff {
+        /// The earlier; the one at work if none is named.
+        from: Option<i64>,
+        /// The later; what the folder has if none is named.
+        to: Option<i64>,
+    },
+    /// Put a version to work that was kept.
+    Promote {
+        /// Its number; the newest if none is named.
+        version: Option<i64>,
+        #[command(flatten)]
+        why: deploy::Why,
+    },
+    /// Put an earlier version to work again.
+    Rollback {
+        /// Its number; the one that was at work before if none is named.
+        version: Option<i64>,
+        #[command(flatten)]
+        why: deploy::Why,
+        /// Put back, too, what two-way syncs wrote since the present version was put to work.
+        #[arg(long)]
+        undo: bool,
+    },
     /// Let `serve` leave a sync alone, or go on with it.
     Pause {
         /// The sync.
@@ -103,6 +155,15 @@ enum Command {
     Resume {
         /// The sync.
         sync: String,
+    },
+    /// List the alerts that hold, or try where they go.
+    Alerts {
+        /// Send a message to one of `alerts.to` that says it is a test.
+        #[arg(long, value_name = "NAME")]
+        test: Option<String>,
+        /// Machine-readable output.
+        #[arg(long)]
+        json: bool,
     },
     /// Make tokens for the admin API, and take them back.
     #[command(subcommand)]
@@ -167,6 +228,8 @@ enum Schema {
     Project,
     /// `mappings/*.yaml`.
     Mapping,
+    /// `environments/*.yaml`.
+    Environment,
 }
 
 #[derive(Debug, Subcommand)]
@@ -269,7 +332,8 @@ fn main() -> ExitCode {
 
 async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     let folder = arguments.directory;
-    let open = || project::Project::open(&folder);
+    let place = project::Place { folder: folder.clone(), environment: arguments.env };
+    let open = || project::Project::open(&place);
     match arguments.command {
         Command::Init => project::init(&folder),
         Command::Discover { connection, entity, json } => {
@@ -278,12 +342,21 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Check => commands::check(&open()?).await,
         Command::Plan { syncs, json } => commands::plan(&open()?, &syncs, json).await,
         Command::Run { syncs, force, follow: true, json, .. } => follow::follow(&open()?, &syncs, force, json).await,
+        Command::Run { syncs, force, pilot, filter, json, .. } if pilot.is_some() || filter.is_some() => {
+            commands::pilot(&open()?, &syncs, Pilot { rows: pilot, filter }, force, json).await
+        }
         Command::Run { syncs, full, force, json, .. } => commands::run(&open()?, &syncs, full, force, json).await,
         Command::Reconcile(arguments) => reconcile::run(&open()?, &arguments).await,
         Command::Streams { json } => follow::streams(&open()?, json),
-        Command::Serve { port, address } => serve::serve(&folder, open()?, (address, port).into()).await,
+        Command::Serve { port, address } => serve::serve(&place, (address, port).into()).await,
+        Command::Deploy { why, staged, dry_run } => deploy::deploy(&open()?, &why, staged, dry_run).await,
+        Command::Versions { json } => deploy::versions(&open()?, json),
+        Command::Diff { from, to } => deploy::diff(&open()?, from, to),
+        Command::Promote { version, why } => deploy::promote(&place, &open()?, &why, version).await,
+        Command::Rollback { version, why, undo } => deploy::rollback(&place, &open()?, &why, version, undo).await,
         Command::Pause { sync, why } => token::pause(&open()?, &sync, &why),
         Command::Resume { sync } => token::resume(&open()?, &sync),
+        Command::Alerts { test, json } => commands::alerts(&open()?, test.as_deref(), json).await,
         Command::Token(arguments) => token::run(&open()?, arguments),
         Command::Undo { run, force, json } => commands::undo(&open()?, run, force, json).await,
         Command::Conflicts(arguments) => conflicts::run(&open()?, arguments),

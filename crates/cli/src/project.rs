@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use endpoint::{Endpoint, Journal, References, Setup};
-use engine::{Deletes, Sync, TwoWayRules};
+use engine::{Deletes, Drift, Sync, TwoWayRules};
 use mapping::{Definition, Direction};
 use model::Class;
 use secrecy::SecretString;
-use server::{Missed, Schedule};
-use state::Store;
+use serde_json::Value;
+use serde_saphyr::Spanned;
+use server::{Alerts, Missed, Schedule};
+use state::{Files, Store};
 
 use crate::Failure;
-use crate::config::{Config, DeletesConfig, DirectionConfig, ReconcileConfig, SyncConfig, kinds};
+use crate::config::{Config, DeletesConfig, DirectionConfig, Overlay, ReconcileConfig, SyncConfig, kinds, lay_over};
 
 /// The file that makes a folder a project.
 const FILE: &str = "bridgehead.yaml";
@@ -21,11 +23,23 @@ const FILE: &str = "bridgehead.yaml";
 /// An open connection.
 type Opened = Arc<dyn Endpoint>;
 
+/// Where a project is, and in which environment it works.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) folder: PathBuf,
+    /// The environment: what `environments/NAME.yaml` has otherwise counts.
+    pub(crate) environment: Option<String>,
+}
+
 /// An open project.
 pub(crate) struct Project {
-    folder: PathBuf,
+    place: Place,
     config: Config,
-    mappings: BTreeMap<String, (PathBuf, Definition)>,
+    /// Connections, each with where it is written.
+    connections: BTreeMap<String, (Value, String)>,
+    mappings: BTreeMap<String, (String, Definition)>,
+    /// The files that it is made of.
+    files: Files,
     /// Connections that are open.
     opened: Mutex<HashMap<String, Opened>>,
     pub(crate) store: Store,
@@ -89,47 +103,109 @@ fn wrong(text: impl Into<String>) -> Failure {
     Failure::new(Class::Mapping, text)
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot read {}: {error}", path.display())))
+/// The folders whose files belong to a project.
+pub(crate) const FOLDERS: [&str; 2] = ["mappings", "environments"];
+
+/// Reads the files that a project is made of.
+fn files_of(folder: &Path) -> Result<Files, Failure> {
+    let path = folder.join(FILE);
+    if !path.exists() {
+        return Err(wrong(format!(
+            "there is no project in {}: bridgehead.yaml is missing; `bridgehead init` makes one",
+            folder.display()
+        )));
+    }
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot read {}: {error}", path.display())))
+    };
+    let mut files = Files::from([(FILE.to_owned(), read(&path)?)]);
+    for part in FOLDERS {
+        for entry in std::fs::read_dir(folder.join(part)).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                files.insert(format!("{part}/{}", entry.file_name().to_string_lossy()), read(&path)?);
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// Reads a file of YAML; `name` is what messages call it.
+fn parsed<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T, Failure> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        let (line, column) = error.location().map_or((1, 1), |place| (place.line(), place.column()));
+        wrong(format!("{name}:{line}:{column}: {}", error.without_snippet()))
+    })
 }
 
 impl Project {
     /// Reads the project in a folder and opens its state.
-    pub(crate) fn open(folder: &Path) -> Result<Self, Failure> {
-        let path = folder.join(FILE);
-        if !path.exists() {
-            return Err(wrong(format!(
-                "there is no project in {}: bridgehead.yaml is missing; `bridgehead init` makes one",
-                folder.display()
-            )));
-        }
-        let config: Config = serde_saphyr::from_str(&read(&path)?).map_err(|error| {
-            let (line, column) = error.location().map_or((1, 1), |place| (place.line(), place.column()));
-            wrong(format!("{}:{line}:{column}: {}", path.display(), error.without_snippet()))
-        })?;
+    pub(crate) fn open(place: &Place) -> Result<Self, Failure> {
+        let called = |file: &str| place.folder.join(file).display().to_string();
+        Self::of(place, files_of(&place.folder)?, &called, None)
+    }
+
+    /// Opens the version that is at work; as the folder has it where none was ever put to work.
+    pub(crate) fn at_work(place: &Place) -> Result<Self, Failure> {
+        let project = Self::open(place)?;
+        let Some(version) = project.store.version_at_work()? else { return Ok(project) };
+        Self::kept(place, project.store, version)
+    }
+
+    /// Opens a version that was kept.
+    pub(crate) fn kept(place: &Place, store: Store, version: i64) -> Result<Self, Failure> {
+        let found = store.version(version)?;
+        let (_, files) =
+            found.ok_or_else(|| wrong(format!("there is no version {version}; `bridgehead versions` lists them")))?;
+        Self::of(place, files, &|file| format!("version {version}, {file}"), Some(store))
+    }
+
+    /// Makes a project of its files, which messages call as `called` does.
+    fn of(place: &Place, files: Files, called: &dyn Fn(&str) -> String, store: Option<Store>) -> Result<Self, Failure> {
+        let path = called(FILE);
+        let mut config: Config = parsed(&path, files.get(FILE).map(String::as_str).unwrap_or_default())?;
         if config.version != 1 {
-            return Err(wrong(format!(
-                "{}: version {} is not known; this Bridgehead knows 1",
-                path.display(),
-                config.version
-            )));
+            return Err(wrong(format!("{path}: version {} is not known; this Bridgehead knows 1", config.version)));
+        }
+        let mut connections = BTreeMap::new();
+        let at = |path: &str, name: &str, value: &Spanned<Value>| {
+            let line = value.referenced;
+            format!("{path}:{}:{}: connection {name}", line.line(), line.column())
+        };
+        for (name, value) in std::mem::take(&mut config.connections) {
+            let place = at(&path, &name, &value);
+            connections.insert(name, (value.value, place));
+        }
+        if let Some(environment) = &place.environment {
+            let file = format!("environments/{environment}.yaml");
+            let text = files.get(&file).ok_or_else(|| {
+                let known: Vec<&str> = files.keys().filter_map(|file| environment_of(file)).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                wrong(format!(
+                    "there is no environment {environment:?} ({} is missing); there are {known}",
+                    called(&file)
+                ))
+            })?;
+            let mut overlay: Overlay = parsed(&called(&file), text)?;
+            for (name, patch) in std::mem::take(&mut overlay.connections) {
+                let place = at(&called(&file), &name, &patch);
+                let connection = connections.entry(name).or_insert_with(|| (Value::Null, String::new()));
+                lay_over(&mut connection.0, patch.value);
+                connection.1 = place;
+            }
+            config.overlay(overlay).map_err(|sync| wrong(format!("{}: there is no sync {sync:?}", called(&file))))?;
         }
         let mut mappings = BTreeMap::new();
-        let entries = std::fs::read_dir(folder.join("mappings")).into_iter().flatten().flatten();
-        let mut paths: Vec<PathBuf> =
-            entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "yaml")).collect();
-        paths.sort();
-        for path in paths {
-            let definition =
-                Definition::parse(&read(&path)?).map_err(|mistake| wrong(format!("{}:{mistake}", path.display())))?;
+        for (file, text) in files.iter().filter(|(file, _)| file.starts_with("mappings/")) {
+            let file = called(file);
+            let definition = Definition::parse(text).map_err(|mistake| wrong(format!("{file}:{mistake}")))?;
             let name = definition.mapping.clone();
-            if let Some((other, _)) = mappings.insert(name.clone(), (path.clone(), definition)) {
-                let other: PathBuf = other;
-                return Err(wrong(format!("{} and {} both define {name}", other.display(), path.display())));
+            if let Some((other, _)) = mappings.insert(name.clone(), (file.clone(), definition)) {
+                return Err(wrong(format!("{other} and {file} both define {name}")));
             }
         }
-        if let Some(name) = config.serve.connections.keys().find(|name| !config.connections.contains_key(*name)) {
-            let text = format!("{}: `serve` limits a connection {name:?}, which there is none of", path.display());
+        if let Some(name) = config.serve.connections.keys().find(|name| !connections.contains_key(*name)) {
+            let text = format!("{path}: `serve` limits a connection {name:?}, which there is none of");
             return Err(wrong(text));
         }
         for (at, sync) in config.syncs().iter().enumerate() {
@@ -141,15 +217,20 @@ impl Project {
             };
             if let Some(other) = config.syncs()[..at].iter().find(same) {
                 return Err(wrong(format!(
-                    "{}: the syncs {} and {} have one name, or run one mapping the same way; one of them is too many",
-                    path.display(),
-                    other.sync,
-                    sync.sync
+                    "{path}: the syncs {} and {} have one name, or run one mapping the same way; one of them is too many",
+                    other.sync, sync.sync
                 )));
             }
         }
-        let store = Store::open(&folder.join(&config.state))?;
-        Ok(Self { folder: folder.to_owned(), config, mappings, opened: Mutex::default(), store })
+        let state = place.folder.join(state_of(&config, place));
+        let store = store.map_or_else(|| Store::open(&state), Ok)?;
+        let place = place.clone();
+        Ok(Self { place, config, connections, mappings, files, opened: Mutex::default(), store })
+    }
+
+    /// Returns the files that it is made of.
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// Returns the named syncs, or all of them, parents before their children.
@@ -183,6 +264,7 @@ impl Project {
                     DeletesConfig::Propagate => Deletes::Propagate,
                 },
                 brake: config.brake,
+                drift: drift(config).map_err(|what| wrong(format!("the sync {}: {what}", config.sync)))?,
                 two_way: two_way(config).map_err(|what| wrong(format!("the sync {}: {what}", config.sync)))?,
                 circle: if config.direction == DirectionConfig::TwoWay {
                     engine::circle_of(&config.mapping, &both_ways)
@@ -216,6 +298,14 @@ impl Project {
         Ok((Some(read), schedule.missed, config.priority))
     }
 
+    /// Returns what people are told of, with where alerts go opened.
+    pub(crate) fn alerts(&self) -> Result<Alerts, Failure> {
+        let known: Vec<String> = self.config.syncs().iter().map(|sync| sync.sync.clone()).collect();
+        let follow = Follow(&self.place.folder);
+        let resolve = |text: &str| follow.secret(text).map_err(|error| error.to_string());
+        self.config.alerts.read(&known, &resolve).map_err(wrong)
+    }
+
     /// Returns how many syncs run at once, in all and by connection.
     pub(crate) fn at_once(&self) -> (usize, BTreeMap<String, usize>) {
         let serve = &self.config.serve;
@@ -231,13 +321,13 @@ impl Project {
 
     /// Returns the folder of the state file, for what is kept beside it.
     pub(crate) fn state_folder(&self) -> PathBuf {
-        let state = self.folder.join(&self.config.state);
-        state.parent().unwrap_or(&self.folder).to_owned()
+        let state = self.place.folder.join(state_of(&self.config, &self.place));
+        state.parent().unwrap_or(&self.place.folder).to_owned()
     }
 
     /// Returns the file of a mapping.
     pub(crate) fn file_of(&self, mapping: &str) -> String {
-        self.mappings.get(mapping).map(|(path, _)| path.display().to_string()).unwrap_or_default()
+        self.mappings.get(mapping).map(|(file, _)| file.clone()).unwrap_or_default()
     }
 
     /// Returns the Salesforce key of a mapping, for lookups.
@@ -276,17 +366,11 @@ impl Project {
     }
 
     fn open_endpoint(&self, name: &str) -> Result<Opened, Failure> {
-        let known = || self.config.connections.keys().cloned().collect::<Vec<_>>().join(", ");
-        let connection = self.config.connections.get(name);
-        let connection =
+        let known = || self.connections.keys().cloned().collect::<Vec<_>>().join(", ");
+        let connection = self.connections.get(name);
+        let (value, place) =
             connection.ok_or_else(|| wrong(format!("there is no connection {name:?}; there are {}", known())))?;
-        let place = format!(
-            "{}:{}:{}: connection {name}",
-            self.folder.join(FILE).display(),
-            connection.referenced.line(),
-            connection.referenced.column()
-        );
-        let mut value = connection.value.clone();
+        let mut value = value.clone();
         let kinds = kinds();
         let kind = value.as_object_mut().and_then(|fields| fields.remove("kind"));
         let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
@@ -296,9 +380,9 @@ impl Project {
         })?;
         let setup = Setup {
             name,
-            folder: &self.folder,
+            folder: &self.place.folder,
             state: &self.state_folder(),
-            references: &Follow(&self.folder),
+            references: &Follow(&self.place.folder),
             journal: Arc::new(Work(self.store.clone())),
         };
         (kind.open)(value, &setup).map_err(|error| {
@@ -307,6 +391,25 @@ impl Project {
             failure
         })
     }
+}
+
+/// Returns the state file of a project, relative to it.
+fn state_of(config: &Config, place: &Place) -> PathBuf {
+    let own = || Path::new(".bridgehead").join(place.environment.as_deref().unwrap_or_default()).join("state.db");
+    config.state.clone().unwrap_or_else(own)
+}
+
+/// Returns the name of the environment whose file this is.
+fn environment_of(file: &str) -> Option<&str> {
+    file.strip_prefix("environments/")?.strip_suffix(".yaml")
+}
+
+/// Returns what becomes of a run where an entity is another than before.
+fn drift(config: &SyncConfig) -> Result<Drift, &'static str> {
+    if config.drift == Drift::AddColumns && config.direction != DirectionConfig::ToExternal {
+        return Err("`drift: add_columns` is for syncs with direction: to_external");
+    }
+    Ok(config.drift)
 }
 
 /// Returns how a sync decides, if it goes both ways.

@@ -8,13 +8,14 @@ use std::time::{Duration, SystemTime};
 
 use engine::Options;
 use model::Class;
-use server::{AtOnce, Job, Plan, Scheduler, Server, Work};
+use server::{Alerts, AtOnce, Job, Plan, Scheduler, Server, Work};
+use state::Store;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use crate::commands::{check_syncs, run_between, stop_on_interrupt};
-use crate::project::Project;
+use crate::project::{FOLDERS, Place, Project};
 
 /// How often the files of the project are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -22,12 +23,17 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The project as it is now, put to work.
 struct Served {
     project: RwLock<Arc<Project>>,
+    alerts: RwLock<Arc<Alerts>>,
     runtime: Handle,
 }
 
 impl Served {
     fn project(&self) -> Arc<Project> {
         Arc::clone(&self.project.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn alerts(&self) -> Arc<Alerts> {
+        Arc::clone(&self.alerts.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -77,9 +83,32 @@ impl Work for Served {
 
 /// Returns when the files of a project were changed last, each.
 fn changed(folder: &Path) -> BTreeMap<PathBuf, Option<SystemTime>> {
-    let mappings = std::fs::read_dir(folder.join("mappings")).into_iter().flatten().flatten();
-    let files = mappings.map(|entry| entry.path()).chain([folder.join("bridgehead.yaml")]);
+    let entries = FOLDERS.iter().flat_map(|part| std::fs::read_dir(folder.join(part)).into_iter().flatten().flatten());
+    let files = entries.map(|entry| entry.path()).chain([folder.join("bridgehead.yaml")]);
     files.map(|path| (path.clone(), std::fs::metadata(&path).and_then(|data| data.modified()).ok())).collect()
+}
+
+/// What says that there is another configuration to work by.
+#[derive(PartialEq)]
+enum Mark {
+    /// The version that is at work.
+    Version(i64),
+    /// When the files of the folder were changed last.
+    Folder(BTreeMap<PathBuf, Option<SystemTime>>),
+}
+
+impl Mark {
+    fn of(place: &Place, store: &Store) -> Option<Self> {
+        let version = store.version_at_work().ok()?;
+        Some(version.map_or_else(|| Self::Folder(changed(&place.folder)), Self::Version))
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Version(version) => format!("version {version}"),
+            Self::Folder(_) => "the folder".to_owned(),
+        }
+    }
 }
 
 fn paused_in(project: &Project) -> Option<HashMap<String, String>> {
@@ -87,19 +116,21 @@ fn paused_in(project: &Project) -> Option<HashMap<String, String>> {
 }
 
 /// Takes over a changed project if it can work; else says why, and goes on with what there was.
-async fn reload(served: &Served, folder: &Path, scheduler: &server::Handle) {
+async fn reload(served: &Served, place: &Place, scheduler: &server::Handle, name: &str) {
     let read = async {
-        let project = Project::open(folder)?;
+        let project = Project::at_work(place)?;
         plan_of(&project)?;
+        let alerts = project.alerts()?;
         check_syncs(&project).await?;
-        Ok::<Project, Failure>(project)
+        Ok::<_, Failure>((project, alerts))
     };
     match read.await {
-        Ok(project) => {
+        Ok((project, alerts)) => {
+            *served.alerts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(alerts);
             let project = project.acting_as("scheduler");
             *served.project.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(project);
             scheduler.changed();
-            println!("The project changed; it is good, and at work.");
+            println!("The project changed; {name} is good, and at work.");
         }
         Err(failure) => {
             eprintln!("the project changed, and can't work; what was there before goes on: {}", failure.text);
@@ -108,33 +139,38 @@ async fn reload(served: &Served, folder: &Path, scheduler: &server::Handle) {
 }
 
 /// Runs syncs by schedule and answers the admin API until Ctrl-C, or when the system asks for the end.
-pub(crate) async fn serve(folder: &Path, project: Project, address: SocketAddr) -> Result<(), Failure> {
+pub(crate) async fn serve(place: &Place, address: SocketAddr) -> Result<(), Failure> {
+    let project = Project::at_work(place)?;
+    let mut before = Mark::of(place, &project.store);
     let store = project.store.acting_as("scheduler");
     let plan = plan_of(&project)?;
     let scheduled = plan.jobs.iter().filter(|job| job.schedule.is_some()).count();
     let api = project.store.clone();
-    let project = project.acting_as("scheduler");
-    let served = Arc::new(Served { project: RwLock::new(Arc::new(project)), runtime: Handle::current() });
-    let scheduler = Scheduler::start(store, Arc::<Served>::clone(&served));
+    let alerts = RwLock::new(Arc::new(project.alerts()?));
+    let project = RwLock::new(Arc::new(project.acting_as("scheduler")));
+    let served = Arc::new(Served { project, alerts, runtime: Handle::current() });
+    let scheduler = Scheduler::start(store.clone(), Arc::<Served>::clone(&served));
     let started = Server::start(api, address, Some(scheduler.handle())).await;
     let server = started.map_err(|error| Failure::from_error(Class::Mapping, &error))?;
     println!(
-        "{scheduled} of {} syncs run by schedule. http://{}/api/v1/syncs says what they do. Ctrl-C stops it.",
+        "{scheduled} of {} syncs of {} run by schedule. http://{}/ shows what they do. Ctrl-C stops it.",
         plan.jobs.len(),
+        before.as_ref().map_or_else(|| "the project".to_owned(), Mark::name),
         server.address()
     );
     let stop = stop_on_interrupt();
-    let mut before = changed(folder);
+    let watched = Arc::clone(&served);
+    let watching = tokio::spawn(server::watch(store, scheduler.handle(), move || watched.alerts(), stop.clone()));
     let mut paused = paused_in(&served.project());
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
             () = stop.cancelled() => break,
         }
-        let now = changed(folder);
-        if now != before {
+        let now = Mark::of(place, &served.project().store);
+        if let Some(name) = now.as_ref().filter(|_| now != before).map(Mark::name) {
             before = now;
-            reload(&served, folder, &scheduler.handle()).await;
+            reload(&served, place, &scheduler.handle(), &name).await;
         }
         // Others pause syncs, too.
         let now = paused_in(&served.project());
@@ -144,6 +180,9 @@ pub(crate) async fn serve(folder: &Path, project: Project, address: SocketAddr) 
         }
     }
     scheduler.drain().await;
+    if let Err(error) = watching.await {
+        tracing::error!(%error, "what watches for alerts ended badly");
+    }
     server.stop().await;
     Ok(())
 }

@@ -15,7 +15,7 @@ use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use model::{ChangeBatch, Class, Entity, Outcome, Position};
+use model::{ChangeBatch, Class, Entity, Field, Outcome, Position};
 
 /// The cause of an error, whatever its type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -365,6 +365,11 @@ pub trait Sink: Catalog {
     /// Creates an entity that is missing; one that is there stays as it is.
     async fn create(&self, entity: &Entity) -> Result<()> {
         Err(Error::new(Class::Mapping, format!("{} cannot be created here", entity.name)))
+    }
+
+    /// Adds fields to an entity that is there; those that it has already stay as they are.
+    async fn add_fields(&self, entity: &Entity, _fields: &[Field]) -> Result<()> {
+        Err(Error::new(Class::Mapping, format!("fields of {} cannot be added here", entity.name)))
     }
 
     /// Returns the number of calls that writing so many rows will take.

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch, UInt32Array};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
+use arrow::datatypes::{DataType, Date32Type, Decimal128Type, Int64Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
-use model::{Column, RecordError, Type, Unreadable, digest, text_of};
+use model::{Column, RecordError, Type, Unreadable, quick_digest, text_of};
 use serde_json::{Map, Value};
 
 /// Most bytes of a chunk, so that wide rows don't fill the memory.
@@ -56,10 +57,13 @@ impl Chunk {
         let mut refused = self.refused;
         let place = mapped.schema_ref().index_of(key)?;
         // Of rows with one target key the last of one source record counts; another record is refused.
-        let mut holders: HashMap<Cow<'_, str>, usize> = HashMap::with_capacity(mapped.num_rows());
+        let text = |row: usize| text_of(mapped.column(place).as_ref(), row).unwrap_or_default();
         let mut keep = vec![true; mapped.num_rows()];
-        for row in 0..mapped.num_rows() {
-            let text = text_of(mapped.column(place).as_ref(), row).unwrap_or_default();
+        // Rows come in the order of their key, as a rule: no two of them have the same one then.
+        let doubtful = if (1..mapped.num_rows()).all(|row| text(row - 1) < text(row)) { 0 } else { mapped.num_rows() };
+        let mut holders: HashMap<Cow<'_, str>, usize> = HashMap::with_capacity(doubtful);
+        for row in 0..doubtful {
+            let text = text(row);
             let Some(before) = holders.insert(text.clone(), row) else { continue };
             let origin = |row: usize| text_of(source.column(identity).as_ref(), self.origins[row] as usize);
             let same = (0..mapped.num_columns()).all(|column| {
@@ -137,10 +141,35 @@ pub(crate) fn from_json(
 pub(crate) fn bases(batch: &RecordBatch) -> Vec<u64> {
     let mut bases = vec![0; batch.num_rows()];
     for column in batch.columns() {
-        for (row, base) in bases.iter_mut().enumerate() {
-            // A text and the absence of one must differ.
-            let print = text_of(column.as_ref(), row).map_or(0, |text| digest(text.as_bytes()) | 1);
-            *base = joined(*base, print);
+        let mut add = |print: &dyn Fn(usize) -> u64| {
+            for (row, base) in bases.iter_mut().enumerate() {
+                // A value and the absence of one must differ.
+                *base = joined(*base, if column.is_null(row) { 0 } else { print(row) | 1 });
+            }
+        };
+        // What is a number already needs no text to be told from others.
+        match column.data_type() {
+            DataType::Utf8 => {
+                let texts = column.as_string::<i32>();
+                add(&|row| quick_digest(texts.value(row).as_bytes()));
+            }
+            DataType::Int64 => {
+                let numbers = column.as_primitive::<Int64Type>();
+                add(&|row| quick_digest(&numbers.value(row).to_le_bytes()));
+            }
+            DataType::Decimal128(_, _) => {
+                let numbers = column.as_primitive::<Decimal128Type>();
+                add(&|row| quick_digest(&numbers.value(row).to_le_bytes()));
+            }
+            DataType::Date32 => {
+                let days = column.as_primitive::<Date32Type>();
+                add(&|row| quick_digest(&days.value(row).to_le_bytes()));
+            }
+            DataType::Timestamp(_, _) => {
+                let moments = column.as_primitive::<TimestampMicrosecondType>();
+                add(&|row| quick_digest(&moments.value(row).to_le_bytes()));
+            }
+            _ => add(&|row| text_of(column.as_ref(), row).map_or(0, |text| quick_digest(text.as_bytes()))),
         }
     }
     bases
@@ -157,6 +186,6 @@ pub(crate) fn cell(batch: &RecordBatch, column: usize, row: usize) -> String {
 }
 
 /// Returns the text of a row's first column, the key of its source.
-pub(crate) fn source_key(batch: &RecordBatch, row: usize) -> String {
-    cell(batch, 0, row)
+pub(crate) fn source_key(batch: &RecordBatch, row: usize) -> Cow<'_, str> {
+    text_of(batch.column(0).as_ref(), row).unwrap_or_default()
 }

@@ -64,6 +64,9 @@ pub(crate) async fn listen(
     following: Following,
     progress: &(dyn Fn(&Report) + Send + std::marker::Sync),
 ) -> Result<(), Error> {
+    if let Some(error) = running.drifted() {
+        return Err(error);
+    }
     let plan = &running.prepared.plan;
     let only_tells = running.source.capabilities().only_tells;
     let read = read(&running.prepared, running.sync, None);

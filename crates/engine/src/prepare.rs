@@ -9,7 +9,7 @@ use serde::Serialize;
 use state::{Checkpoint, Store};
 
 use crate::report::Error;
-use crate::sync::Sync;
+use crate::sync::{Drift, Sync};
 use crate::two_way::capture;
 
 /// Rows in a batch that is read.
@@ -41,6 +41,8 @@ pub(crate) struct Prepared {
     pub(crate) source: Entity,
     pub(crate) target: Target,
     pub(crate) creates: bool,
+    /// Fields of the target that are not there yet, and are to be added.
+    pub(crate) adds: Vec<Field>,
 }
 
 /// Checks a sync against both catalogs; creates nothing.
@@ -68,7 +70,7 @@ pub(crate) async fn prepare(
     if sync.direction == Direction::ToSalesforce {
         source_entity.cursor = capture::cursor(sync, store)?.or(source_entity.cursor);
     }
-    let (target_entity, creates) = match target.describe(to).await {
+    let (mut target_entity, creates) = match target.describe(to).await {
         Err(error)
             if definition.external.create
                 && sync.direction == Direction::ToExternal
@@ -79,10 +81,16 @@ pub(crate) async fn prepare(
         }
         described => (described?, false),
     };
+    let mut adds = Vec::new();
+    if sync.drift == Drift::AddColumns && sync.direction == Direction::ToExternal && !creates {
+        let wanted = designed(definition, &source_entity).fields.into_iter();
+        adds = wanted.filter(|field| target_entity.field(&field.name).is_none()).collect();
+        target_entity.fields.extend(adds.iter().cloned());
+    }
     let plan =
         Plan::new(definition, sync.direction, &source_entity, &target_entity, parents).map_err(Error::Mapping)?;
     let target = Target { entity: target_entity, key: plan.target_key.clone(), sync: sync.name.clone() };
-    Ok(Prepared { plan, source: source_entity, target, creates })
+    Ok(Prepared { plan, source: source_entity, target, creates, adds })
 }
 
 /// Designs the entity that a mapping with `create` wants, after the Salesforce fields.
@@ -167,6 +175,13 @@ pub(crate) fn drift_of(sync: &Sync, side: Side, now: &Entity, store: &Store) -> 
     Ok(store.catalog(&sync.name, side)?.map(|before| before.drift(now)).unwrap_or_default())
 }
 
+/// Returns how both sides of a sync that goes one way differ from what they were.
+pub(crate) fn drift_between(sync: &Sync, prepared: &Prepared, store: &Store) -> Result<Vec<String>, Error> {
+    let mut drift = drift_of(sync, sync.direction.source(), &prepared.source, store)?;
+    drift.extend(drift_of(sync, sync.direction.target(), &prepared.target.entity, store)?);
+    Ok(drift)
+}
+
 /// Checks a sync against both catalogs; returns the conversions that can lose something.
 ///
 /// # Errors
@@ -224,14 +239,10 @@ pub async fn forecast(
     let rows = source.count(&read(&prepared, sync, window)).await?;
     // The same questions as a run's, which counts once more at the end.
     let questions = calls() - before + calls() - asked;
-    let (from, to) = (sync.direction.source(), sync.direction.target());
     let spent = target.calls();
     prepared.target.entity.rules = target.rules(&prepared.target.entity).await?;
     let again = if is_new(&checkpoint, sync.definition.digest) { target.calls() - spent } else { 0 };
-    let mut drift = Vec::new();
-    for (side, now) in [(from, &prepared.source), (to, &prepared.target.entity)] {
-        drift.extend(drift_of(sync, side, now, store)?);
-    }
+    let drift = drift_between(sync, &prepared, store)?;
     Ok(Forecast {
         full,
         rows,

@@ -28,6 +28,18 @@ pub enum Error {
         /// The cause.
         source: arrow::error::ArrowError,
     },
+    /// An entity is another than before, and the sync is to stop then.
+    #[error(
+        "{sync} stopped before it read anything, since `drift: stop` is set and this changed since its last good run:\n  {}\nRun it \
+         with --force if that is right",
+        .what.join("\n  ")
+    )]
+    Drift {
+        /// The sync.
+        sync: String,
+        /// What is different.
+        what: Vec<String>,
+    },
     /// More would be deleted than the sync allows at once.
     #[error("{sync} would delete {deletes} of {of} records; nothing was deleted. Raise `brake` if that is right")]
     Brake {
@@ -105,7 +117,11 @@ impl Error {
             Self::State(error) => error.class(),
             Self::Batch { .. } | Self::Spill { .. } => Class::Internal,
             Self::Rejected(_) => Class::Rejected,
-            Self::Brake { .. } | Self::ChangeBrake { .. } | Self::ClockSkew { .. } | Self::Stopped => Class::Stopped,
+            Self::Drift { .. }
+            | Self::Brake { .. }
+            | Self::ChangeBrake { .. }
+            | Self::ClockSkew { .. }
+            | Self::Stopped => Class::Stopped,
         }
     }
 }
@@ -188,6 +204,9 @@ pub struct Report {
     pub calls_forecast: u64,
     /// API calls spent.
     pub calls: u64,
+    /// API calls that the org has left, as it told last.
+    #[serde(default)]
+    pub calls_left: Option<u64>,
     /// Conflicts that the sync's rules decided.
     #[serde(default)]
     pub conflicts: u64,
@@ -197,6 +216,12 @@ pub struct Report {
     /// The run that this one undoes.
     #[serde(default)]
     pub undoes: Option<i64>,
+    /// True where it wrote a first slice, and the checkpoint stayed where it was.
+    #[serde(default)]
+    pub pilot: bool,
+    /// What was different about the two entities since the last good run.
+    #[serde(default)]
+    pub drift: Vec<String>,
     /// True where it wrote what a comparison of both sides found to differ.
     #[serde(default)]
     pub repairs: bool,

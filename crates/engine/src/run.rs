@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chunk::{Chunk, source_key};
 use crate::follow::listen;
-use crate::prepare::{Prepared, is_outdated, prepare, read, rules_of, why_full};
+use crate::prepare::{Prepared, drift_between, is_outdated, prepare, read, rules_of, why_full};
 use crate::report::{Error, Progress, Receipt, Report};
 use crate::settle::{Storing, Writing, writing};
 use crate::stream::Following;
-use crate::sync::{Deletes, Sync};
+use crate::sync::{Deletes, Drift, Sync};
 use crate::two_way::capture;
 
 /// How a run is wanted.
@@ -27,8 +27,10 @@ pub struct Options {
     pub full: bool,
     /// Tries dead letters again, too, not only what is parked.
     pub replay: bool,
-    /// Goes on where a brake of a two-way sync would stop it.
+    /// Goes on where a brake of a two-way sync, or a drift, would stop it.
     pub force: bool,
+    /// Writes a first slice only, of a sync that goes one way.
+    pub pilot: Option<Pilot>,
     /// The pause before a write that failed for the moment is tried again; it doubles each time.
     pub backoff: Duration,
     /// Stops the run at the next checkpoint.
@@ -38,8 +40,17 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let backoff = Duration::from_millis(250);
-        Self { full: false, replay: false, force: false, backoff, stop: CancellationToken::new() }
+        Self { full: false, replay: false, force: false, pilot: None, backoff, stop: CancellationToken::new() }
     }
+}
+
+/// A first slice: records that are written before the rest, to see whether a mapping is right. The checkpoint stays where it is.
+#[derive(Debug, Clone, Default)]
+pub struct Pilot {
+    /// Most records; all if it is not given.
+    pub rows: Option<u64>,
+    /// A condition besides that of the mapping, in the source's language.
+    pub filter: Option<String>,
 }
 
 /// Runs a sync to its end and returns what it did. A second run of the same sync at the same time is
@@ -60,13 +71,18 @@ pub async fn run(
     let _lock = store.lock(&sync.name)?;
     let calls = source.calls() + target.calls();
     let mut running = running(sync, source, target, store, parents, options, progress).await?;
-    let result = if source.capabilities().only_tells {
+    let result = if let Some(error) = running.drifted() {
+        Err(error)
+    } else if let Some(pilot) = &options.pilot {
+        running.pilot(pilot).await
+    } else if source.capabilities().only_tells {
         let told = |report: &Report| progress(Progress { rows: report.counts.read, of: report.counts.read });
         listen(&mut running, Following { drain: true, ..Following::default() }, &told).await
     } else {
         running.whole().await
     };
     running.report.calls = source.calls() + target.calls() - calls;
+    running.report.calls_left = source.allowance().or(target.allowance());
     ended(running, result)
 }
 
@@ -88,8 +104,13 @@ pub(crate) async fn running<'r>(
     if is_captured(&prepared.source) {
         capture::begin(sync, source, &prepared.source, &prepared.plan.source_fields[0]).await?;
     }
-    if prepared.creates {
+    let drift = drift_between(sync, &prepared, store)?;
+    let halted = sync.drift == Drift::Stop && !drift.is_empty() && !options.force;
+    if prepared.creates && !halted {
         target.create(&prepared.target.entity).await?;
+    }
+    if !prepared.adds.is_empty() {
+        target.add_fields(&prepared.target.entity, &prepared.adds).await?;
     }
     let run = store.begin_run(&sync.name, Utc::now())?;
     let (dead, parked) = store.count_dead_letters(Some(&sync.name))?;
@@ -104,7 +125,7 @@ pub(crate) async fn running<'r>(
         checkpoint,
         letters: dead + parked > 0,
         calls_before,
-        report: Report { run, sync: sync.name.clone(), ..Report::default() },
+        report: Report { run, sync: sync.name.clone(), drift, ..Report::default() },
         writing: VecDeque::new(),
         storing: None,
     })
@@ -186,6 +207,62 @@ impl Running<'_> {
         let written = self.all_written().await;
         let stored = self.stored().await;
         done.and(written).and(stored)
+    }
+
+    /// Returns why it may not go on where an entity is another than before, if it may not.
+    pub(crate) fn drifted(&self) -> Option<Error> {
+        let drift = &self.report.drift;
+        let halted = self.sync.drift == Drift::Stop && !drift.is_empty() && !self.options.force;
+        halted.then(|| Error::Drift { sync: self.sync.name.clone(), what: drift.clone() })
+    }
+
+    /// Writes the first slice of what a full run would.
+    async fn pilot(&mut self, pilot: &Pilot) -> Result<(), Error> {
+        let mut read = read(&self.prepared, self.sync, None);
+        read.filter = match (read.filter, &pilot.filter) {
+            (Some(own), Some(more)) => Some(format!("({own}) AND ({more})")),
+            (own, more) => own.or_else(|| more.clone()),
+        };
+        self.report.pilot = true;
+        let most = pilot.rows.unwrap_or(u64::MAX);
+        let before = self.source.count(&read).await?.min(most);
+        let limit = self.target.capabilities().write_rows;
+        let mut stream = self.source.read(read.clone()).await?;
+        let mut chunk = Chunk::default();
+        let mut left = most;
+        while left > 0 {
+            let batch = tokio::select! {
+                batch = stream.next() => batch.transpose()?,
+                () = self.options.stop.cancelled() => return Err(Error::Stopped),
+            };
+            let Some(mut batch) = batch else { break };
+            let rows = usize::try_from(left).unwrap_or(usize::MAX).min(batch.records.num_rows());
+            let records = batch.records.slice(0, rows);
+            batch.unreadable.truncate(usize::try_from(left).unwrap_or(usize::MAX).saturating_sub(rows));
+            let read = (rows + batch.unreadable.len()) as u64;
+            left -= read;
+            self.report.receipt.read += read;
+            self.report.counts.read += read;
+            for row in 0..rows {
+                self.report.receipt.keys_read.add(&source_key(&records, row));
+            }
+            for row in &batch.unreadable {
+                self.report.receipt.keys_read.add(&row.key);
+            }
+            chunk.unreadable.extend(batch.unreadable);
+            if rows > 0 {
+                let mapped = self.map(&records)?;
+                chunk.add(records, mapped);
+            }
+            if chunk.is_full(limit) {
+                self.settle(std::mem::take(&mut chunk), true, &[]).await?;
+            }
+            (self.progress)(Progress { rows: self.report.receipt.read, of: before });
+        }
+        drop(stream);
+        self.settle(chunk, true, &[]).await?;
+        self.report.receipt.source = (before, self.source.count(&read).await?.min(most));
+        Ok(())
     }
 
     async fn windows(&mut self) -> Result<(), Error> {

@@ -396,7 +396,7 @@ impl<'r> Running<'r> {
 /// Returns what a dead letter is known by: the key of the record in its source, else its id there.
 fn letter_key(records: &RecordBatch, identity: usize, row: usize) -> String {
     let key = source_key(records, row);
-    if key.is_empty() { cell(records, identity, row) } else { key }
+    if key.is_empty() { cell(records, identity, row) } else { key.into_owned() }
 }
 
 pub(crate) fn letter(

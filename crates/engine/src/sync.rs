@@ -14,6 +14,19 @@ pub enum Deletes {
     Propagate,
 }
 
+/// What becomes of a run where an entity is another than at the last good run of its sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Drift {
+    /// It goes on, and says what is different. A field that the mapping needs and that is gone stops it in any case.
+    #[default]
+    Ignore,
+    /// It stops before it reads anything, until somebody has looked and lets it go on by force.
+    Stop,
+    /// It goes on, and columns that the mapping names and the target lacks are added to it: syncs to external systems.
+    AddColumns,
+}
+
 /// A sync, ready to run.
 #[derive(Debug, Clone)]
 pub struct Sync {
@@ -27,6 +40,8 @@ pub struct Sync {
     pub deletes: Deletes,
     /// Largest share of the linked records that one run may delete, 0 to 1.
     pub brake: f64,
+    /// What becomes of a run where an entity is another than before.
+    pub drift: Drift,
     /// How it decides, if it goes both ways; `direction` means nothing then.
     pub two_way: Option<TwoWayRules>,
     /// Mappings that its mapping looks up and that look it up in turn, as [`circle_of`] returns them. A record is written
@@ -126,6 +141,7 @@ mod tests {
             direction: Direction::ToSalesforce,
             deletes: Deletes::Ignore,
             brake: 0.1,
+            drift: Drift::Ignore,
             two_way: None,
             circle: Vec::new(),
         }

@@ -23,7 +23,7 @@ mod types;
 pub use change::{ChangeBatch, Op, Position, Side, Unreadable};
 pub use class::Class;
 pub use entity::{Entity, Field, Picklist};
-pub use fingerprint::{Fingerprint, digest, row_text};
+pub use fingerprint::{Fingerprint, digest, quick_digest, row_text};
 pub use outcome::{Outcome, RecordError};
 pub use text::{Column, text_of};
 pub use types::{Conversion, Type};

@@ -11,7 +11,7 @@ use arrow::array::{
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float64Type, Int64Type, Time64MicrosecondType, TimestampMicrosecondType,
 };
-use chrono::{DateTime, Days, NaiveDate, NaiveDateTime, NaiveTime, Timelike as _};
+use chrono::{DateTime, Datelike as _, Days, NaiveDate, NaiveDateTime, NaiveTime, Timelike as _};
 
 use crate::Type;
 
@@ -254,7 +254,23 @@ pub fn text_of(array: &dyn Array, row: usize) -> Option<Cow<'_, str>> {
         DataType::Timestamp(_, _) => {
             let micros = array.as_primitive::<TimestampMicrosecondType>().value(row);
             let instant = DateTime::from_timestamp_micros(micros)?;
-            let mut text = fraction(instant.format("%Y-%m-%dT%H:%M:%S").to_string(), micros);
+            let mut text = String::with_capacity(27);
+            match u32::try_from(instant.year()) {
+                Ok(year) if year <= 9999 => {
+                    digits(&mut text, year / 100);
+                    digits(&mut text, year % 100);
+                }
+                _ => text.push_str(&instant.format("%Y").to_string()),
+            }
+            for (before, part) in [('-', instant.month()), ('-', instant.day()), ('T', instant.hour())] {
+                text.push(before);
+                digits(&mut text, part);
+            }
+            for part in [instant.minute(), instant.second()] {
+                text.push(':');
+                digits(&mut text, part);
+            }
+            let mut text = fraction(text, micros);
             text.push('Z');
             text.into()
         }
@@ -267,6 +283,11 @@ pub fn text_of(array: &dyn Array, row: usize) -> Option<Cow<'_, str>> {
         }
         _ => return None,
     })
+}
+
+/// Adds two digits.
+fn digits(text: &mut String, number: u32) {
+    text.extend([number / 10, number % 10].map(|digit| char::from(b'0' + digit as u8)));
 }
 
 /// Adds the fraction of a second: three digits, or six where three would lose something.

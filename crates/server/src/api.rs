@@ -100,6 +100,9 @@ fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
             Call::get("/api/v1/reconciliations", "What came of comparisons, newest first").with(&["sync", "limit"]),
             get(reconciliations),
         ),
+        (Call::get("/api/v1/alerts", "The alerts that hold, oldest first"), get(alerts)),
+        (Call::get("/api/v1/versions", "Versions of the configuration, newest first").with(&["limit"]), get(versions)),
+        (Call::get("/api/v1/versions/{id}", "One of them, with its files").answers(200, &[404]), get(version)),
         (
             Call::get("/api/v1/audit", "The audit chain, newest first")
                 .with(&["sync", "run", "what", "before", "limit"]),
@@ -423,6 +426,24 @@ async fn reconciliations(State(api): Shared, query: Result<Query<Part>, QueryRej
             json!({"id": one.id, "sync": one.sync, "at": one.at, "agrees": one.agrees, "report": parsed(&one.body)})
         });
         Ok(Json(json!({"reconciliations": shown.collect::<Vec<_>>()})))
+    })
+    .await
+}
+
+async fn alerts(State(api): Shared) -> Answered<Json<Value>> {
+    blocking(move || Ok(Json(json!({"alerts": api.store.alerts()?})))).await
+}
+
+async fn versions(State(api): Shared, query: Result<Query<Part>, QueryRejection>) -> Answered<Json<Value>> {
+    let limit = part(query)?.limit()?;
+    blocking(move || Ok(Json(json!({"versions": api.store.versions(limit)?})))).await
+}
+
+async fn version(State(api): Shared, Path(id): Path<String>) -> Answered<Json<Value>> {
+    let id = number(&id)?;
+    blocking(move || {
+        let found = api.store.version(id)?.ok_or_else(|| Problem::none(format!("there is no version {id}")))?;
+        Ok(Json(json!({"version": found.0, "files": found.1})))
     })
     .await
 }

@@ -3,6 +3,7 @@
 //! Without a token the API is for this machine alone, and whoever is at it may do everything; as soon as there is a token, everybody
 //! needs one, and the API may be opened to others.
 
+mod alerts;
 mod api;
 mod auth;
 mod console;
@@ -11,6 +12,7 @@ mod openapi;
 mod problem;
 mod schedule;
 mod scheduler;
+mod versions;
 
 use std::future::IntoFuture as _;
 use std::net::SocketAddr;
@@ -20,9 +22,11 @@ use state::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use alerts::{Alerts, AlertsConfig, When, watch};
 pub use metrics::NAMES as METRICS;
 pub use schedule::{Missed, Schedule, ScheduleConfig};
 pub use scheduler::{AtOnce, Handle, Job, Plan, Planned, Scheduler, Work};
+pub use versions::difference;
 
 /// Why there is no API.
 #[derive(Debug, thiserror::Error)]

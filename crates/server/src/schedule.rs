@@ -69,7 +69,7 @@ impl ScheduleConfig {
             return Err("`zone` is for a schedule with `cron`".to_owned());
         }
         match (every, cron, after) {
-            (Some(every), None, None) => interval(every).map(Schedule::Every),
+            (Some(every), None, None) => interval("every", every).map(Schedule::Every),
             (None, Some(pattern), None) => {
                 let zone = zone.as_deref().unwrap_or("UTC");
                 let zone: Tz =
@@ -90,8 +90,9 @@ impl ScheduleConfig {
     }
 }
 
-fn interval(text: &str) -> Result<TimeDelta, String> {
-    let wrong = || format!("`every: {text:?}` is no interval; write it as 30s, 15m, 6h or 1d");
+/// Reads an interval that stands under this name.
+pub(crate) fn interval(name: &str, text: &str) -> Result<TimeDelta, String> {
+    let wrong = || format!("`{name}: {text:?}` is no interval; write it as 30s, 15m, 6h or 1d");
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let number = u64::from_str(digits).map_err(|_| wrong())?;
     let seconds = match &text[digits.len()..] {

@@ -31,8 +31,14 @@ pub enum Happened {
     ConflictResolved,
     /// A dead letter was forgotten.
     DeadLetterDropped,
+    /// A version of the configuration was kept.
+    VersionKept,
     /// Another version of the configuration was put to work.
     Deployed,
+    /// An alert began to hold.
+    AlertRaised,
+    /// An alert is over.
+    AlertOver,
     /// A sync was paused.
     Paused,
     /// A paused sync goes on.
@@ -51,7 +57,10 @@ impl Happened {
             Self::Reconciled => "reconciled",
             Self::ConflictResolved => "conflict_resolved",
             Self::DeadLetterDropped => "dead_letter_dropped",
+            Self::VersionKept => "version_kept",
             Self::Deployed => "deployed",
+            Self::AlertRaised => "alert_raised",
+            Self::AlertOver => "alert_over",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
             Self::Access => "access",

@@ -4,14 +4,18 @@
 //! Everything that one written batch changes is committed in one transaction, so that a crash leaves
 //! either all of it or nothing.
 
+mod alerts;
 mod audit;
 mod pairs;
 mod schema;
 mod tokens;
+mod versions;
 
+pub use alerts::Alert;
 pub use audit::{AuditEntry, Happened, Verdict, Verified, Wanted};
 pub use pairs::{Conflict, Image, Intent, Noted, PairCommit, Revisit, ShownStream, letter_key};
 pub use tokens::{Role, Token, new_secret};
+pub use versions::{Files, Version};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -88,6 +88,15 @@ const STEPS: &[&str] = &[
                         made TEXT NOT NULL, expires TEXT NOT NULL, revoked INTEGER NOT NULL DEFAULT 0);
     CREATE INDEX run_sync ON run (sync, id);
 ",
+    "
+    -- When which version was put to work; the last is at work.
+    CREATE TABLE deployment (id INTEGER PRIMARY KEY AUTOINCREMENT, version INTEGER NOT NULL, at TEXT NOT NULL,
+                             author TEXT NOT NULL, reason TEXT NOT NULL);
+    -- Alerts that hold, and whether people were told.
+    CREATE TABLE alert (rule TEXT NOT NULL, sync TEXT NOT NULL, since TEXT NOT NULL, text TEXT NOT NULL, told INTEGER NOT NULL,
+                        PRIMARY KEY (rule, sync));
+    CREATE INDEX run_outcome ON run (sync, outcome, id);
+",
 ];
 
 /// The format that this version writes.

@@ -49,7 +49,8 @@ async function look(name, path) {
 
 async function work() {
   for (const [name, path] of [["overview", "/"], ["sync", "/syncs/both"], ["run", "/runs/1"], ["dead-letters", "/dead-letters"],
-    ["conflicts", "/conflicts"], ["audit", "/audit"], ["nothing", "/syncs/nobody"]]) await look(name, path);
+    ["conflicts", "/conflicts"], ["alerts", "/alerts"], ["runbook", "/runbooks/failure"], ["versions", "/versions"],
+    ["version", "/versions/2"], ["audit", "/audit"], ["nothing", "/syncs/nobody"]]) await look(name, path);
 
   // Without a mouse: a sync runs, and the page shows it without being loaded again.
   const page = await (await browser.newContext()).newPage();

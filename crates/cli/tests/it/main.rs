@@ -4,6 +4,7 @@ mod automation;
 mod bench;
 mod brokers;
 mod crash;
+mod deploy;
 mod derived;
 mod faults;
 mod follow;

@@ -2,6 +2,7 @@
 
 use std::io::BufRead as _;
 use std::process::Child;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -165,7 +166,7 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
     // Each route, with the least role that may call it, and what is answered then.
     let why = || Some(json!({"why": "w"}));
     let winner = || Some(json!({"winner": "external"}));
-    let routes: [(&str, &str, Option<Value>, usize, u16); 19] = [
+    let routes: [(&str, &str, Option<Value>, usize, u16); 22] = [
         ("GET", "/api/v1/streams", None, 0, 200),
         ("GET", "/api/v1/syncs", None, 0, 200),
         ("GET", "/api/v1/syncs/orders_in", None, 0, 200),
@@ -177,6 +178,9 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
         ("GET", "/api/v1/conflicts/7", None, 0, 404),
         ("GET", "/api/v1/reconciliations", None, 0, 200),
         ("GET", "/api/v1/audit", None, 0, 200),
+        ("GET", "/api/v1/alerts", None, 0, 200),
+        ("GET", "/api/v1/versions", None, 0, 200),
+        ("GET", "/api/v1/versions/7", None, 0, 404),
         ("GET", "/metrics", None, 0, 200),
         ("POST", "/api/v1/syncs/orders_in/run", None, 1, 202),
         ("POST", "/api/v1/syncs/orders_in/pause", why(), 1, 200),
@@ -234,7 +238,7 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
             }
         }
     }
-    assert!(calls >= 22 * 4, "{calls}");
+    assert!(calls >= 25 * 4, "{calls}");
     let forged = served.http.post(format!("{}/api/v1/syncs/orders_in/run", served.url));
     let forged =
         forged.bearer_auth(served.token.as_deref().unwrap_or_default()).header("origin", "http://evil.example");
@@ -258,6 +262,108 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
     Ok(())
 }
 
+/// A place that takes messages by POST; `refusing` of them first are refused.
+async fn receiver(refusing: usize) -> Result<(String, tokio::sync::mpsc::UnboundedReceiver<Value>), Failed> {
+    let (sender, messages) = tokio::sync::mpsc::unbounded_channel();
+    let left = std::sync::Arc::new(AtomicUsize::new(refusing));
+    let take = move |body: String| {
+        let refused = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if refused.is_err() {
+            let _ = sender.send(serde_json::from_str(&body).unwrap_or(Value::String(body)));
+        }
+        let status = if refused.is_ok() { 503 } else { 200 };
+        async move { axum::http::StatusCode::from_u16(status).unwrap_or_default() }
+    };
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+    let url = format!("http://{}/hook", listener.local_addr()?);
+    let router = axum::Router::new().route("/hook", axum::routing::post(take));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Ok((url, messages))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_are_told_of_an_alert_once_and_once_when_it_is_over() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    let (url, mut told) = receiver(7).await?;
+    let (chat, mut said) = receiver(0).await?;
+    std::fs::write(bench.path("hook"), chat)?;
+    let alerts = format!(
+        "alerts:\n  to:\n    desk: {{ kind: webhook, url: \"{url}\" }}\n    chat: {{ kind: slack, url: \"${{file:hook}}\" }}\n  rules:\n    \
+         - {{ when: dead_letters, syncs: [orders_in], to: [desk, chat] }}\n    - {{ when: failure, to: [chat] }}\n"
+    );
+    let config = std::fs::read_to_string(bench.path("bridgehead.yaml"))?;
+    std::fs::write(bench.path("bridgehead.yaml"), config + &alerts)?;
+    bench.expect(&["alerts", "--test", "chat"], 0, &["chat took a test"]).await?;
+    assert!(said.recv().await.ok_or("a test")?["text"].to_string().contains("this is a test"));
+    bench.client()?.create("Product2", &json!({"Name": "Tourer", "Model_No__c": "M-01"})).await?;
+    bench.client()?.create("Account", &json!({"Name": "Acme", "Customer_No__c": "C-1"})).await?;
+    let erp = bench.erp()?;
+    let insert = "INSERT INTO orders VALUES ('O-1', 'C-1', 'M-01', 1, 10.5, NULL, '2026-01-01', 'Melted', '2026-01-01T00:00:00.000Z')";
+    erp.execute(insert, [])?;
+    bench.expect(&["run", "orders_in"], 3, &["1 dead letters"]).await?;
+    let served = Served::start(&bench)?;
+    // The desk is away at first, and is told as soon as it is back; the chat hears of it again with it.
+    let first = said.recv().await.ok_or("a message")?;
+    assert_eq!(
+        first["text"],
+        "\u{2717} orders_in: 1 dead letters wait \u{2014} what to do: docs/runbooks/dead_letters.md"
+    );
+    let desk = told.recv().await.ok_or("a message")?;
+    let alert = &desk["alerts"][0];
+    assert_eq!(
+        (&alert["alert"], &alert["sync"], &alert["state"]),
+        (&json!("dead_letters"), &json!("orders_in"), &json!("firing"))
+    );
+    served.until("/api/v1/alerts", |answer| answer["alerts"][0]["told"] == true).await?;
+    bench.expect(&["alerts"], 0, &["dead_letters", "orders_in", "1 dead letters wait", "yes"]).await?;
+    let metrics = served.get("/metrics").await?;
+    assert!(metrics.to_string().contains("bridgehead_alerts_firing{sync=\\\"orders_in\\\"} 1"), "{metrics}");
+    let page = served.http.get(format!("{}/", served.url)).send().await?.text().await?;
+    assert!(page.contains("1 dead letters wait") && page.contains("/runbooks/dead_letters"), "{page}");
+    let book = served.http.get(format!("{}/runbooks/dead_letters", served.url)).send().await?.text().await?;
+    assert!(book.contains("<h2>Put it right</h2>"), "{book}");
+    // Whoever starts anew tells nobody again what they know.
+    drop(served);
+    let served = Served::start(&bench)?;
+    erp.execute("UPDATE orders SET stage = 'P', changed_at = '2026-01-02T00:00:00.000Z'", [])?;
+    served.call("POST", "/api/v1/syncs/orders_in/run", None).await?;
+    let over = told.recv().await.ok_or("a message")?;
+    assert_eq!((&over["alerts"][0]["state"], over["alerts"].as_array().map(Vec::len)), (&json!("resolved"), Some(1)));
+    served.until("/api/v1/alerts", |answer| answer["alerts"] == json!([])).await?;
+    bench.expect(&["audit", "list"], 0, &["alert_raised", "alert_over"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_version_that_was_put_to_work_is_served() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    bench.client()?.create("Account", &json!({"Name": "Acme", "Customer_No__c": "C-1", "BillingCity": "Bonn"})).await?;
+    bench.expect(&["deploy", "--reason", "first"], 0, &["Version 1"]).await?;
+    // What the folder has does not count any more.
+    bench.edit("mappings/customers.yaml", "external: city", "external: city, to_external: \"upper(value)\"")?;
+    let served = Served::start(&bench)?;
+    let city = || -> Result<String, Failed> {
+        Ok(bench.erp()?.query_row("SELECT city FROM customers", [], |row| row.get(0))?)
+    };
+    served.call("POST", "/api/v1/syncs/customers_out/run", None).await?;
+    served.until("/api/v1/syncs/customers_out", |answer| answer["runs"][0]["outcome"] == "green").await?;
+    assert_eq!(city()?, "Bonn");
+    bench.expect(&["deploy", "--reason", "shout"], 0, &["Version 2"]).await?;
+    let louder = || async {
+        loop {
+            served.call("POST", "/api/v1/syncs/customers_out/run", None).await?;
+            if city()? == "BONN" {
+                return Ok::<(), Failed>(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), louder()).await??;
+    let page = served.http.get(format!("{}/versions/2", served.url)).send().await?.text().await?;
+    assert!(page.contains("shout") && page.contains("upper(value)"), "{page}");
+    assert_eq!(served.get("/api/v1/versions").await?["versions"][0]["at_work"], true);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_console_works_in_a_browser() -> Result<(), Failed> {
     let missing = "BRIDGEHEAD_TEST_NODE_MODULES is not set; `cargo xtask test` installs what it names";
@@ -274,6 +380,11 @@ async fn the_console_works_in_a_browser() -> Result<(), Failed> {
     erp.execute("INSERT INTO customers (id, name) VALUES ('C-3', ?1)", ["n".repeat(300)])?;
     bench.expect(&["run"], 3, &["1 dead letters", "1 conflicts held"]).await?;
     bench.expect(&["reconcile"], 3, &["BOTH SIDES DIFFER"]).await?;
+    bench.expect(&["deploy", "--reason", "first"], 0, &["Version 1"]).await?;
+    let rules = "alerts:\n  to: { desk: { kind: webhook, url: \"http://127.0.0.1:9/\" } }\n  rules: [{ when: dead_letters, to: [desk] }]\n";
+    let config = std::fs::read_to_string(bench.path("bridgehead.yaml"))?;
+    std::fs::write(bench.path("bridgehead.yaml"), config + rules)?;
+    bench.expect(&["deploy", "--reason", "tell somebody"], 0, &["Version 2"]).await?;
     let served = Served::start(&bench)?;
     // For a person to look through; kept where the tests' own things are.
     let shots = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("console");

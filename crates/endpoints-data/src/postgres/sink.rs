@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use endpoint::{Error, Guarded, Result, Sink, Target};
 use futures::SinkExt as _;
-use model::{ChangeBatch, Class, Entity, Op, Outcome, RecordError, text_of};
+use model::{ChangeBatch, Class, Entity, Field, Op, Outcome, RecordError, text_of};
 use tokio_postgres::{CopyInSink, Transaction};
 
 use super::{Postgres, class, convert, failed};
@@ -68,6 +68,16 @@ impl Sink for Postgres {
             columns.collect::<Vec<_>>().join(", ")
         );
         self.open().await?.batch_execute(&sql).await.map_err(failed(format!("cannot create {}", entity.name)))
+    }
+
+    async fn add_fields(&self, entity: &Entity, fields: &[Field]) -> Result<()> {
+        let columns = fields
+            .iter()
+            .map(|field| format!("ADD COLUMN IF NOT EXISTS {} {}", sql::name(&field.name), convert::native(field)));
+        let columns = columns.collect::<Vec<_>>().join(", ");
+        let sql = format!("ALTER TABLE {} {columns}", sql::table(&entity.name));
+        let what = format!("cannot add columns to {}", entity.name);
+        self.open().await?.batch_execute(&sql).await.map_err(failed(what))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use endpoint::{Error, Guarded, Result, Sink, Target};
-use model::{ChangeBatch, Class, Entity, Op, Outcome, RecordError};
+use model::{ChangeBatch, Class, Entity, Field, Op, Outcome, RecordError};
 use rusqlite::{Connection, ErrorCode, params_from_iter};
 
 use super::{Sqlite, convert, create_table, failed, pairs};
@@ -28,6 +28,16 @@ impl Sink for Sqlite {
     async fn create(&self, entity: &Entity) -> Result<()> {
         let (sql, name) = (create_table(entity), entity.name.clone());
         self.blocking(move |db| db.execute_batch(&sql).map_err(failed(format!("cannot create {name}")))).await
+    }
+
+    async fn add_fields(&self, entity: &Entity, fields: &[Field]) -> Result<()> {
+        let name = entity.name.clone();
+        let column = |field: &Field| {
+            let (table, column) = (sql::table(&entity.name), sql::name(&field.name));
+            format!("ALTER TABLE {table} ADD COLUMN {column} {};", convert::native(field))
+        };
+        let sql: String = fields.iter().map(column).collect();
+        self.blocking(move |db| db.execute_batch(&sql).map_err(failed(format!("cannot add columns to {name}")))).await
     }
 }
 

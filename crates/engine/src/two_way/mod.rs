@@ -36,7 +36,7 @@ use crate::merge::{Contested, Policy, Rules, Way, place};
 use crate::prepare::{BATCH_ROWS, FORGOTTEN, Forecast, OUTDATED, drift_of, is_new, is_outdated, rules_of, why_full};
 use crate::report::{Error, Progress, Report};
 use crate::run::{Options, millis};
-use crate::sync::{Deletes, Sync};
+use crate::sync::{Deletes, Drift, Sync};
 
 /// Records that a check carries outside and back.
 const SAMPLE: usize = 200;
@@ -79,6 +79,13 @@ impl PreparedPairs {
     /// Returns the read of all that a side has.
     pub(crate) fn reading(&self, sync: &Sync, side: Side) -> Read {
         reading(sync, self, side, None)
+    }
+
+    /// Returns how both sides differ from what they were at the last good run.
+    fn drift(&self, sync: &Sync, store: &Store) -> Result<Vec<String>, Error> {
+        let sides = SIDES.into_iter().zip(&self.targets);
+        let drift = sides.map(|(side, target)| drift_of(sync, side, &target.entity, store));
+        Ok(drift.collect::<Result<Vec<_>, _>>()?.concat())
     }
 }
 
@@ -174,7 +181,6 @@ pub async fn forecast_pairs(
 ) -> Result<Forecast, Error> {
     let mut prepared = prepare_pairs(sync, ends, store, parents).await?;
     let (mut rows, mut calls, mut full) = (0, 0, None);
-    let mut drift = Vec::new();
     for side in [Side::Salesforce, Side::External] {
         let before = store.checkpoint(&checkpoint_name(sync, side))?;
         let (end, spent) = (ends[place(side)], ends[place(side)].calls());
@@ -183,8 +189,8 @@ pub async fn forecast_pairs(
         if is_new(&before, sync.definition.digest) {
             calls += end.calls() - spent;
         }
-        drift.extend(drift_of(sync, side, &target.entity, store)?);
     }
+    let drift = prepared.drift(sync, store)?;
     for side in [Side::Salesforce, Side::External] {
         let (end, entity) = (ends[place(side)], &prepared.targets[place(side)].entity);
         let checkpoint = store.checkpoint(&checkpoint_name(sync, side))?;
@@ -296,9 +302,15 @@ pub async fn run_pairs(
     let _lock = store.lock(&sync.name)?;
     let calls = ends[0].calls() + ends[1].calls();
     let prepared = ready(sync, ends, store, parents).await?;
-    let mut report = Report { run: store.begin_run(&sync.name, Utc::now())?, ..Report::default() };
-    let result = run_prepared(sync, &prepared, ends, store, options, progress, &mut report).await;
+    let drift = prepared.drift(sync, store)?;
+    let mut report = Report { run: store.begin_run(&sync.name, Utc::now())?, drift, ..Report::default() };
+    let result = if sync.drift == Drift::Stop && !report.drift.is_empty() && !options.force {
+        Err(Error::Drift { sync: sync.name.clone(), what: report.drift.clone() })
+    } else {
+        run_prepared(sync, &prepared, ends, store, options, progress, &mut report).await
+    };
     report.calls = ends[0].calls() + ends[1].calls() - calls;
+    report.calls_left = ends[0].allowance();
     end(sync, Some(&prepared), store, report, result)
 }
 

@@ -98,6 +98,7 @@ fn sync(direction: Direction) -> std::result::Result<Sync, Box<dyn std::error::E
         direction,
         deletes: Deletes::Propagate,
         brake: 1.0,
+        drift: engine::Drift::Ignore,
         two_way: None,
         circle: Vec::new(),
     })

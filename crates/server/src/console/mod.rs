@@ -1,8 +1,10 @@
 //! The console: pages for people, made here and readable without a script. A script of ours tells times in the reader's zone and
 //! keeps pages up to date.
 
+mod alerts;
 mod pages;
 mod session;
+mod versions;
 
 use std::sync::Arc;
 
@@ -24,8 +26,14 @@ use session::Visitor;
 const STYLE: &str = include_str!("console.css");
 const SCRIPT: &str = include_str!("console.js");
 /// The pages of the head, in their order.
-const PAGES: [(&str, &str); 4] =
-    [("/", "Overview"), ("/dead-letters", "Dead letters"), ("/conflicts", "Conflicts"), ("/audit", "Audit")];
+const PAGES: [(&str, &str); 6] = [
+    ("/", "Overview"),
+    ("/dead-letters", "Dead letters"),
+    ("/conflicts", "Conflicts"),
+    ("/alerts", "Alerts"),
+    ("/versions", "Versions"),
+    ("/audit", "Audit"),
+];
 
 pub(crate) fn router(api: &Arc<Api>) -> Router<Arc<Api>> {
     let pages = Router::new()
@@ -37,6 +45,10 @@ pub(crate) fn router(api: &Arc<Api>) -> Router<Arc<Api>> {
         .route("/dead-letters/{id}/drop", post(pages::drop_letter))
         .route("/conflicts", get(pages::conflicts))
         .route("/conflicts/{id}/resolve", post(pages::resolve))
+        .route("/alerts", get(alerts::alerts))
+        .route("/runbooks/{name}", get(alerts::runbook))
+        .route("/versions", get(versions::versions))
+        .route("/versions/{id}", get(versions::version))
         .route("/audit", get(pages::audit))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(api), visitor));
     Router::new()

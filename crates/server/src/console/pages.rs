@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use state::{Role, Run, Wanted};
 
+use super::alerts;
 use super::{Looking, Shown, Told, Visitor, may, page, token};
 use crate::api::{Api, blocking};
 use crate::problem::{Answered, Problem};
@@ -26,7 +27,7 @@ const SYNCS: usize = 100;
 const SPARK: u32 = 24;
 
 /// A moment, exact for whoever asks, and how long ago for whoever looks.
-fn time(moment: &str) -> Markup {
+pub(super) fn time(moment: &str) -> Markup {
     let text = moment.get(..19).unwrap_or(moment).replace('T', " ");
     html! { time datetime=(moment) title={ (text) " UTC" } { (text) " UTC" } }
 }
@@ -42,7 +43,7 @@ fn outcome(run: &Run) -> Markup {
 }
 
 /// Returns a name as it stands in an address.
-fn in_path(name: &str) -> String {
+pub(super) fn in_path(name: &str) -> String {
     percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
@@ -114,7 +115,7 @@ fn acts(visitor: &Visitor, sync: &str, planned: &Planned) -> Markup {
     }
 }
 
-async fn page_of(work: impl FnOnce() -> Answered<Markup> + Send + 'static) -> Shown {
+pub(super) async fn page_of(work: impl FnOnce() -> Answered<Markup> + Send + 'static) -> Shown {
     blocking(work).await.map(|markup| Html(markup.into_string())).map_err(Told)
 }
 
@@ -139,7 +140,8 @@ pub(super) async fn overview(
         let held_all: u64 = held.values().sum();
         let red = last.values().filter(|run| run.outcome == "red").count();
         let running = planned.values().filter(|planned| planned.running_since.is_some()).count();
-        let well = red == 0 && dead == 0 && held_all == 0;
+        let firing = api.store.alerts()?;
+        let well = red == 0 && dead == 0 && held_all == 0 && firing.is_empty();
         let body = html! {
             h1 { @if well { "All is well" } @else { "Somebody should look" } }
             dl class="numbers card" {
@@ -149,6 +151,7 @@ pub(super) async fn overview(
                 div { dt { a href="/dead-letters" { "Dead letters" } } dd class=[(dead > 0).then_some("bad")] { (dead) } }
                 div { dt { a href="/conflicts" { "Conflicts held" } } dd class=[(held_all > 0).then_some("wait")] { (held_all) } }
             }
+            (alerts::list(&firing))
             @if planned.is_empty() {
                 div class="card empty" {
                     p { "There are no syncs yet." }
@@ -210,10 +213,25 @@ fn run_rows(runs: &[Run]) -> Markup {
     }
 }
 
+/// What was different about the entities when a run began.
+fn drift(report: &Value) -> Markup {
+    let drift = report["drift"].as_array().map(Vec::as_slice).unwrap_or_default();
+    html! {
+        @if !drift.is_empty() {
+            div class="card" {
+                p class="state wait" { "\u{26a0} The entities are others than at the last good run" }
+                ul { @for line in drift { li { (line.as_str().unwrap_or_default()) } } }
+                p { a href="/runbooks/drift" { "What to do" } }
+            }
+        }
+    }
+}
+
 fn how(report: &Value) -> String {
     match (&report["undoes"], report["repairs"] == true, report["full"] == true) {
         (Value::Number(run), ..) => format!("undo of {run}"),
         (_, true, _) => "repair".to_owned(),
+        _ if report["pilot"] == true => "pilot".to_owned(),
         (_, _, true) => "everything".to_owned(),
         _ => "changes".to_owned(),
     }
@@ -244,6 +262,7 @@ pub(super) async fn sync(State(api): State<Arc<Api>>, Extension(visitor): Lookin
                     }
                 }
             }
+            @if let Some(run) = runs.first() { (drift(&report(run))) }
             h2 { "Runs" }
             @if runs.is_empty() {
                 div class="card empty" { p { "It has not run yet." } p { "Run it once to see what it does; " code { "bridgehead plan" } " says so before." } }
@@ -284,6 +303,7 @@ pub(super) async fn run(State(api): State<Arc<Api>>, Extension(visitor): Looking
             h1 { "Run " (run.id) " of " a href={ "/syncs/" (in_path(&run.sync)) } { (run.sync) } }
             p { (outcome(&run)) " \u{b7} " (how(&told)) " \u{b7} began " (time(&run.started))
                 @if let Some(ended) = &run.ended { ", ended " (time(ended)) } }
+            (drift(&told))
             dl class="numbers card" {
                 @for name in ["read", "created", "updated", "unchanged", "deleted", "dead", "parked", "released", "warnings"] {
                     div { dt { (name) } dd class=[(name == "dead" && count(&counts[name]) > 0).then_some("bad")] { (count(&counts[name])) } }

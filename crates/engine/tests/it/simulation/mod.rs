@@ -45,6 +45,7 @@ fn sync(rules: TwoWayRules) -> Sync {
         direction: Direction::ToExternal,
         deletes: Deletes::Propagate,
         brake: 1.0,
+        drift: engine::Drift::Ignore,
         two_way: Some(rules),
         circle: Vec::new(),
     }

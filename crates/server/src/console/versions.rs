@@ -1,0 +1,85 @@
+//! Versions of the configuration, and what each changed.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, State};
+use maud::{Markup, html};
+use state::Files;
+
+use super::pages::{page_of, time};
+use super::{Looking, Shown, page};
+use crate::api::Api;
+use crate::problem::Problem;
+use crate::versions::difference;
+
+/// Versions of a page.
+const VERSIONS: u32 = 50;
+
+pub(super) async fn versions(State(api): State<Arc<Api>>, Extension(visitor): Looking) -> Shown {
+    page_of(move || {
+        let versions = api.store.versions(VERSIONS)?;
+        let body = html! {
+            h1 { "Versions" }
+            p class="soft" { "What was put to work, by whom and why. " code { "bridgehead rollback" } " takes the last one back." }
+            @if versions.is_empty() {
+                div class="card empty" { p { "What the folder has is at work." } p { code { "bridgehead deploy --reason \u{2026}" } " checks it, keeps it as a version, and puts that to work." } }
+            } @else {
+                div class="wide" tabindex="0" { table {
+                    thead { tr { th scope="col" { "Version" } th scope="col" { "Kept" } th scope="col" { "By" } th scope="col" { "Reason" } th scope="col" { "State" } } }
+                    tbody { @for version in &versions { tr {
+                        th scope="row" { a href={ "/versions/" (version.id) } { (version.id) } }
+                        td { (time(&version.at)) }
+                        td { (version.author) }
+                        td class="free" { (version.reason) }
+                        td { @if version.at_work { span class="state good" { "\u{2713} at work" } } }
+                    } } }
+                } }
+            }
+        };
+        Ok(page("Versions", Some(&visitor), "/versions", true, &body))
+    })
+    .await
+}
+
+/// A difference in the unified format, its lines told apart by their first letter and by colour.
+fn shown(text: &str) -> Markup {
+    html! {
+        pre class="wide diff" tabindex="0" {
+            @for line in text.lines() {
+                @let class = match line.as_bytes() {
+                    [b'+', b'+', ..] | [b'-', b'-', ..] => Some("file"),
+                    [b'+', ..] => Some("good"),
+                    [b'-', ..] => Some("bad"),
+                    [b'@', ..] => Some("soft"),
+                    _ => None,
+                };
+                span class=[class] { (line) } "\n"
+            }
+        }
+    }
+}
+
+pub(super) async fn version(State(api): State<Arc<Api>>, Extension(visitor): Looking, Path(id): Path<String>) -> Shown {
+    page_of(move || {
+        let number: i64 = id.parse().map_err(|_| Problem::none(format!("there is no version {id:?}")))?;
+        let (version, files) =
+            api.store.version(number)?.ok_or_else(|| Problem::none(format!("there is no version {id}")))?;
+        let before = api.store.version(number - 1)?.map(|(_, files)| files);
+        let (earlier, called) = before.map_or_else(|| (Files::new(), "nothing".to_owned()), |files| (files, format!("version {}", number - 1)));
+        let changes = difference((&called, &earlier), (&format!("version {number}"), &files));
+        let body = html! {
+            h1 { "Version " (version.id) }
+            p { (version.reason) }
+            p class="soft" { "Kept by " (version.author) " " (time(&version.at)) @if version.at_work { ". " span class="state good" { "\u{2713} at work" } } }
+            h2 { "What it changed" }
+            @if changes.is_empty() { p { "Nothing." } } @else { (shown(&changes)) }
+            h2 { "Files" }
+            @for (name, text) in &files {
+                details class="card" { summary { code { (name) } } pre class="wide" tabindex="0" { (text) } }
+            }
+        };
+        Ok(page(&format!("Version {id}"), Some(&visitor), "/versions", false, &body))
+    })
+    .await
+}

@@ -119,6 +119,8 @@ pub(crate) async fn run(seconds: u64, rate: u64) -> Result<(), Failed> {
         deletes: Deletes::Propagate,
         brake: 1.0,
         drift: engine::Drift::Ignore,
+        history: engine::History::None,
+        version: None,
         two_way: Some(TwoWayRules::default()),
         circle: Vec::new(),
     };

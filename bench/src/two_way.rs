@@ -194,6 +194,8 @@ pub(crate) async fn run(pairs: usize) -> std::result::Result<(), Failed> {
         deletes: Deletes::Ignore,
         brake: 1.0,
         drift: engine::Drift::Ignore,
+        history: engine::History::None,
+        version: None,
         two_way: Some(TwoWayRules::default()),
         circle: Vec::new(),
     };

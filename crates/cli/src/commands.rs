@@ -7,7 +7,7 @@ use std::time::Instant;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use endpoint::Endpoint;
-use engine::{Forecast, Options, Pilot, Progress, Report, Sync};
+use engine::{Forecast, Options, Pilot, Progress, Replay, Report, Sync};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::Class;
 use state::DeadLetter;
@@ -484,7 +484,7 @@ pub(crate) fn show_letter(project: &Project, id: i64) -> Result<(), Failure> {
 }
 
 pub(crate) async fn replay(project: &Project, sync: &str) -> Result<(), Failure> {
-    let options = Options { replay: true, stop: stop_on_interrupt(), ..Options::default() };
+    let options = Options { replay: Replay::All, stop: stop_on_interrupt(), ..Options::default() };
     run_all(project, &project.syncs(&[sync.to_owned()])?, &options, false).await
 }
 

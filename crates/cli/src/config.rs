@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use endpoint::Kind;
-use engine::{Contested, Drift, Policy};
+use engine::{Contested, Drift, History, Policy};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -184,6 +184,9 @@ pub(crate) struct SyncConfig {
     /// What becomes of a run where an entity is another than at its last good run.
     #[serde(default)]
     pub(crate) drift: Drift,
+    /// Syncs that go one way: what is kept of each write to a record, for 30 days.
+    #[serde(default)]
+    pub(crate) history: History,
     /// How both sides are compared by `bridgehead reconcile`.
     #[serde(default)]
     pub(crate) reconcile: ReconcileConfig,

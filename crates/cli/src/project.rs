@@ -1,17 +1,18 @@
 //! A project: a folder with `bridgehead.yaml` and `mappings/*.yaml`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use endpoint::{Endpoint, Journal, References, Setup};
-use engine::{Deletes, Drift, Sync, TwoWayRules};
-use mapping::{Definition, Direction};
-use model::Class;
+use engine::{Deletes, Drift, History, Sync, TwoWayRules};
+use mapping::{Definition, Direction, Owner};
+use model::{Class, Side, text_of};
 use secrecy::SecretString;
 use serde_json::Value;
 use serde_saphyr::Spanned;
-use server::{Alerts, Missed, Schedule};
+use server::{Alerts, Connected, FieldPair, Fields, Mapped, Missed, Schedule};
 use state::{Files, Store};
 
 use crate::Failure;
@@ -40,6 +41,8 @@ pub(crate) struct Project {
     mappings: BTreeMap<String, (String, Definition)>,
     /// The files that it is made of.
     files: Files,
+    /// The version that it is, if it is one that was kept.
+    version: Option<i64>,
     /// Connections that are open.
     opened: Mutex<HashMap<String, Opened>>,
     pub(crate) store: Store,
@@ -157,11 +160,16 @@ impl Project {
         let found = store.version(version)?;
         let (_, files) =
             found.ok_or_else(|| wrong(format!("there is no version {version}; `bridgehead versions` lists them")))?;
-        Self::of(place, files, &|file| format!("version {version}, {file}"), Some(store))
+        Self::of(place, files, &|file| format!("version {version}, {file}"), Some((store, version)))
     }
 
     /// Makes a project of its files, which messages call as `called` does.
-    fn of(place: &Place, files: Files, called: &dyn Fn(&str) -> String, store: Option<Store>) -> Result<Self, Failure> {
+    fn of(
+        place: &Place,
+        files: Files,
+        called: &dyn Fn(&str) -> String,
+        kept: Option<(Store, i64)>,
+    ) -> Result<Self, Failure> {
         let path = called(FILE);
         let mut config: Config = parsed(&path, files.get(FILE).map(String::as_str).unwrap_or_default())?;
         if config.version != 1 {
@@ -223,9 +231,12 @@ impl Project {
             }
         }
         let state = place.folder.join(state_of(&config, place));
-        let store = store.map_or_else(|| Store::open(&state), Ok)?;
+        let (store, version) = match kept {
+            Some((store, version)) => (store, Some(version)),
+            None => (Store::open(&state)?, None),
+        };
         let place = place.clone();
-        Ok(Self { place, config, connections, mappings, files, opened: Mutex::default(), store })
+        Ok(Self { place, config, connections, mappings, files, version, opened: Mutex::default(), store })
     }
 
     /// Returns the files that it is made of.
@@ -264,6 +275,8 @@ impl Project {
                     DeletesConfig::Propagate => Deletes::Propagate,
                 },
                 brake: config.brake,
+                history: history(config).map_err(|what| wrong(format!("the sync {}: {what}", config.sync)))?,
+                version: self.version,
                 drift: drift(config).map_err(|what| wrong(format!("the sync {}: {what}", config.sync)))?,
                 two_way: two_way(config).map_err(|what| wrong(format!("the sync {}: {what}", config.sync)))?,
                 circle: if config.direction == DirectionConfig::TwoWay {
@@ -354,6 +367,100 @@ impl Project {
         })
     }
 
+    /// Opens a connection for itself.
+    pub(crate) fn endpoint_apart(&self, name: &str) -> Result<Opened, Failure> {
+        self.open_endpoint(name)
+    }
+
+    /// Returns what is mapped onto what, and by which syncs.
+    pub(crate) fn mapped(&self) -> Vec<Mapped> {
+        let text = |value: &Option<serde_saphyr::Spanned<String>>| value.as_ref().map(|value| value.value.clone());
+        let mapped = self.mappings.iter().map(|(name, (file, definition))| {
+            let (salesforce, external) = (&definition.salesforce, &definition.external);
+            Mapped {
+                mapping: name.clone(),
+                file: file.clone(),
+                salesforce: [
+                    salesforce.connection.clone(),
+                    salesforce.object.value.clone(),
+                    salesforce.key.value.clone(),
+                ],
+                external: [external.connection.clone(), external.entity.value.clone(), external.key.value.clone()],
+                fields: definition
+                    .fields
+                    .iter()
+                    .map(|pair| FieldPair {
+                        salesforce: text(&pair.salesforce),
+                        external: text(&pair.external),
+                        to_external: text(&pair.to_external),
+                        to_salesforce: text(&pair.to_salesforce),
+                        lookup: text(&pair.lookup),
+                        owner: pair.owner.map(|owner| match owner {
+                            Owner::Salesforce => Side::Salesforce,
+                            Owner::External => Side::External,
+                        }),
+                    })
+                    .collect(),
+                syncs: self.syncs_that(|sync| sync.mapping == *name),
+            }
+        });
+        mapped.collect()
+    }
+
+    fn syncs_that(&self, wanted: impl Fn(&SyncConfig) -> bool) -> Vec<String> {
+        self.config.syncs().iter().filter(|sync| wanted(sync)).map(|sync| sync.sync.clone()).collect()
+    }
+
+    /// Returns the connections, each with the syncs that use it.
+    pub(crate) fn connected(&self) -> Vec<Connected> {
+        let connected = self.connections.iter().map(|(name, (value, _))| Connected {
+            name: name.clone(),
+            kind: value["kind"].as_str().unwrap_or_default().to_owned(),
+            syncs: self.syncs_that(|sync| {
+                let definition = self.mappings.get(&sync.mapping).map(|(_, definition)| definition);
+                definition.is_some_and(|definition| {
+                    [&definition.salesforce.connection, &definition.external.connection].contains(&name)
+                })
+            }),
+        });
+        connected.collect()
+    }
+
+    /// Returns a record of one side of a mapping as it is now, with the fields that the mapping knows: in Salesforce by its id,
+    /// outside by its key.
+    pub(crate) async fn record(&self, mapping: &str, side: Side, key: &str) -> Result<Fields, Failure> {
+        let unknown = || wrong(format!("there is no mapping {mapping:?}"));
+        let (_, definition) = self.mappings.get(mapping).ok_or_else(unknown)?;
+        let (connection, entity) = match side {
+            Side::Salesforce => (&definition.salesforce.connection, &definition.salesforce.object.value),
+            Side::External => (&definition.external.connection, &definition.external.entity.value),
+        };
+        let endpoint = self.endpoint_apart(connection)?;
+        let entity = endpoint.describe(entity).await?;
+        let by = match side {
+            Side::Salesforce => entity.key.first().cloned().unwrap_or_else(|| "Id".to_owned()),
+            Side::External => definition.external.key.value.clone(),
+        };
+        let own = definition.fields.iter().filter_map(|pair| match side {
+            Side::Salesforce => pair.salesforce.as_ref(),
+            Side::External => pair.external.as_ref(),
+        });
+        let mut fields = vec![by.clone()];
+        for field in own.map(|field| &field.value).chain([&definition.salesforce.key.value]) {
+            if !fields.contains(field) && entity.field(field).is_some() {
+                fields.push(field.clone());
+            }
+        }
+        let found = endpoint.fetch_now(&entity, &fields, &by, &[key.to_owned()]).await?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let named = found.records.schema_ref().fields().iter().zip(found.records.columns());
+        let shown =
+            named.map(|(field, column)| (field.name().clone(), text_of(column.as_ref(), 0).map(Cow::into_owned)));
+        Ok(Some(shown.collect()))
+    }
+
     /// Returns a connection, which is opened once.
     pub(crate) fn endpoint(&self, name: &str) -> Result<Opened, Failure> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
@@ -410,6 +517,14 @@ fn drift(config: &SyncConfig) -> Result<Drift, &'static str> {
         return Err("`drift: add_columns` is for syncs with direction: to_external");
     }
     Ok(config.drift)
+}
+
+/// Returns what is kept of each write.
+fn history(config: &SyncConfig) -> Result<History, &'static str> {
+    if config.history != History::None && config.direction == DirectionConfig::TwoWay {
+        return Err("`history` is for syncs that go one way: two-way syncs keep values for 30 days, to be undone");
+    }
+    Ok(config.history)
 }
 
 /// Returns how a sync decides, if it goes both ways.

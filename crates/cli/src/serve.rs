@@ -1,15 +1,15 @@
 //! `bridgehead serve`: the syncs of a project by schedule, and the admin API.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use engine::Options;
-use model::Class;
-use server::{Alerts, AtOnce, Job, Plan, Scheduler, Server, Work};
-use state::Store;
+use engine::{Options, Replay};
+use model::{Class, Side};
+use server::{Alerts, AtOnce, Connected, Fields, Job, Mapped, Plan, Scheduler, Server, Work};
+use state::{Link, Store};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -64,20 +64,48 @@ impl Work for Served {
         })
     }
 
-    fn run(&self, sync: &str, stop: CancellationToken) -> Result<bool, String> {
+    fn run(&self, sync: &str, replay: BTreeSet<i64>, stop: CancellationToken) -> Result<bool, String> {
         let project = self.project();
         let run = async {
             let syncs = project.syncs(&[sync.to_owned()])?;
             let sync = syncs.first().ok_or_else(|| Failure::new(Class::Mapping, "it is gone"))?;
             // Others run beside it: its connections, and the calls they count, are its own.
             let ends = project.endpoints_apart(sync)?;
-            let options = Options { stop, ..Options::default() };
+            let replay = if replay.is_empty() { Replay::None } else { Replay::Only(replay) };
+            let options = Options { stop, replay, ..Options::default() };
             run_between(&project, sync, ends, &options, true).await
         };
         match self.runtime.block_on(run) {
             Ok(report) => Ok(report.green()),
             Err(failure) => Err(failure.text),
         }
+    }
+
+    fn mappings(&self) -> Vec<Mapped> {
+        self.project().mapped()
+    }
+
+    fn record(&self, mapping: &str, link: &Link) -> [Result<Fields, String>; 2] {
+        let project = self.project();
+        [Side::Salesforce, Side::External].map(|side| {
+            let record = project.record(mapping, side, link.key(side));
+            self.runtime.block_on(record).map_err(|failure| failure.text)
+        })
+    }
+
+    fn connections(&self) -> Vec<Connected> {
+        self.project().connected()
+    }
+
+    fn try_connection(&self, name: &str) -> Result<String, String> {
+        let project = self.project();
+        let asked = async {
+            let endpoint = project.endpoint_apart(name)?;
+            let entities = endpoint.entities().await?.len();
+            let left = endpoint.allowance().map(|left| format!(", and {left} API calls are left")).unwrap_or_default();
+            Ok::<_, Failure>(format!("it has {entities} entities{left}"))
+        };
+        self.runtime.block_on(asked).map_err(|failure| failure.text)
     }
 }
 

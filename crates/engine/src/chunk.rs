@@ -10,6 +10,8 @@ use arrow::error::ArrowError;
 use model::{Column, RecordError, Type, Unreadable, quick_digest, text_of};
 use serde_json::{Map, Value};
 
+use crate::sync::History;
+
 /// Most bytes of a chunk, so that wide rows don't fill the memory.
 const MAX_BYTES: usize = 32 << 20;
 
@@ -103,6 +105,21 @@ pub(crate) fn row_json(batch: &RecordBatch, row: usize) -> String {
     let object: Map<String, Value> = fields
         .map(|(field, column)| {
             (field.name().clone(), text_of(column.as_ref(), row).map_or(Value::Null, |text| text.into_owned().into()))
+        })
+        .collect();
+    Value::Object(object).to_string()
+}
+
+/// Returns what is kept of a written row, as a JSON object.
+pub(crate) fn written_json(batch: &RecordBatch, row: usize, history: History) -> String {
+    if history == History::Values {
+        return row_json(batch, row);
+    }
+    let fields = batch.schema_ref().fields().iter().zip(batch.columns());
+    let object: Map<String, Value> = fields
+        .map(|(field, column)| {
+            let print = |text: Cow<'_, str>| Value::String(format!("#{:016x}", quick_digest(text.as_bytes())));
+            (field.name().clone(), text_of(column.as_ref(), row).map_or(Value::Null, print))
         })
         .collect();
     Value::Object(object).to_string()

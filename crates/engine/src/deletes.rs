@@ -13,7 +13,8 @@ use crate::chunk::cell;
 use crate::prepare::read;
 use crate::report::Error;
 use crate::run::Running;
-use crate::settle::letter;
+use crate::settle::{image, letter};
+use crate::sync::History;
 
 impl Running<'_> {
     /// Deletes what is gone from the source: what it tells of a window, or what a full read did not meet.
@@ -72,7 +73,8 @@ impl Running<'_> {
         let records = RecordBatch::try_from_iter_with_nullable([(target.key.as_str(), keys, true)])
             .map_err(self.batch_error())?;
         let outcomes = self.write(&target, &ChangeBatch::deletes(records.clone(), None)).await?;
-        let mut commit = Commit { checkpoint: Some(self.checkpoint.clone()), ..Commit::default() };
+        let checkpoint = Some(self.checkpoint.clone());
+        let mut commit = Commit { checkpoint, writer: self.report.run, ..Commit::default() };
         for (row, outcome) in outcomes.into_iter().enumerate() {
             match outcome {
                 Outcome::Refused(error) => {
@@ -82,6 +84,10 @@ impl Running<'_> {
                 }
                 outcome => {
                     self.report.counts.deleted += u64::from(outcome != Outcome::Unchanged);
+                    if self.sync.history != History::None && outcome != Outcome::Unchanged {
+                        let link = Link { side, ..links[row].clone() };
+                        commit.images.push(image(&link, "delete", "{}".to_owned()));
+                    }
                     commit.unlinked.push(links[row].clone());
                 }
             }

@@ -21,9 +21,9 @@ pub use merge::{Contested, Policy};
 pub use prepare::{Forecast, check, forecast};
 pub use reconcile::{Difference, FieldDifference, Kind, Reconcile, Reconciliation, Repair, reconcile};
 pub use report::{Counts, Error, Lag, Progress, Receipt, Report};
-pub use run::{Options, Pilot, run};
+pub use run::{Options, Pilot, Replay, run};
 pub use stream::{Following, Stream, StreamState, streams};
-pub use sync::{Deletes, Drift, Sync, circle_of, in_order};
+pub use sync::{Deletes, Drift, History, Sync, circle_of, in_order};
 pub use two_way::{
     PreparedPairs, TwoWayRules, capture_of, check_pairs, follow_pairs, forecast_pairs, prepare_pairs, run_pairs,
     run_prepared, undo_pairs,

@@ -216,6 +216,9 @@ pub struct Report {
     /// The run that this one undoes.
     #[serde(default)]
     pub undoes: Option<i64>,
+    /// The version of the configuration that it worked by, where it was a deployed one.
+    #[serde(default)]
+    pub version: Option<i64>,
     /// True where it wrote a first slice, and the checkpoint stayed where it was.
     #[serde(default)]
     pub pilot: bool,

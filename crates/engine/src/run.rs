@@ -1,6 +1,6 @@
 //! One run of one sync: a window is opened, read, settled and closed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
@@ -8,7 +8,7 @@ use endpoint::{Endpoint, Window, is_captured};
 use futures::StreamExt as _;
 use mapping::Parents;
 use model::{Position, Side};
-use state::{Checkpoint, Commit, Open, Owner, Store};
+use state::{Checkpoint, Commit, DeadLetter, Open, Owner, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::chunk::{Chunk, source_key};
@@ -17,7 +17,7 @@ use crate::prepare::{Prepared, drift_between, is_outdated, prepare, read, rules_
 use crate::report::{Error, Progress, Receipt, Report};
 use crate::settle::{Storing, Writing, writing};
 use crate::stream::Following;
-use crate::sync::{Deletes, Drift, Sync};
+use crate::sync::{Deletes, Drift, History, Sync};
 use crate::two_way::capture;
 
 /// How a run is wanted.
@@ -25,8 +25,8 @@ use crate::two_way::capture;
 pub struct Options {
     /// Reads everything, whatever the checkpoint says.
     pub full: bool,
-    /// Tries dead letters again, too, not only what is parked.
-    pub replay: bool,
+    /// Which dead letters are tried again, besides what is parked.
+    pub replay: Replay,
     /// Goes on where a brake of a two-way sync, or a drift, would stop it.
     pub force: bool,
     /// Writes a first slice only, of a sync that goes one way.
@@ -40,7 +40,35 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let backoff = Duration::from_millis(250);
-        Self { full: false, replay: false, force: false, pilot: None, backoff, stop: CancellationToken::new() }
+        Self { full: false, replay: Replay::None, force: false, pilot: None, backoff, stop: CancellationToken::new() }
+    }
+}
+
+/// Which dead letters are tried again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Replay {
+    /// None.
+    #[default]
+    None,
+    /// All of the sync.
+    All,
+    /// Those with these numbers; a two-way sync looks at all of its own.
+    Only(BTreeSet<i64>),
+}
+
+impl Replay {
+    /// True where any is.
+    pub(crate) fn any(&self) -> bool {
+        *self != Self::None
+    }
+
+    /// True where this one is.
+    pub(crate) fn takes(&self, letter: &DeadLetter) -> bool {
+        match self {
+            Self::None => letter.state == "parked",
+            Self::All => true,
+            Self::Only(these) => letter.state == "parked" || these.contains(&letter.id),
+        }
     }
 }
 
@@ -112,6 +140,9 @@ pub(crate) async fn running<'r>(
     if !prepared.adds.is_empty() {
         target.add_fields(&prepared.target.entity, &prepared.adds).await?;
     }
+    if sync.history != History::None {
+        store.forget_images(Utc::now() - chrono::TimeDelta::days(state::IMAGE_DAYS))?;
+    }
     let run = store.begin_run(&sync.name, Utc::now())?;
     let (dead, parked) = store.count_dead_letters(Some(&sync.name))?;
     Ok(Running {
@@ -125,7 +156,7 @@ pub(crate) async fn running<'r>(
         checkpoint,
         letters: dead + parked > 0,
         calls_before,
-        report: Report { run, sync: sync.name.clone(), drift, ..Report::default() },
+        report: Report { run, sync: sync.name.clone(), drift, version: sync.version, ..Report::default() },
         writing: VecDeque::new(),
         storing: None,
     })

@@ -11,14 +11,14 @@ use endpoint::{Endpoint, Target};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use model::{ChangeBatch, Op, Outcome, RecordError, Side, Unreadable};
-use state::{Commit, DeadLetter, Link, Owner, Store};
+use state::{Commit, DeadLetter, Image, Link, Owner, Store};
 use tokio::task::JoinHandle;
 
-use crate::chunk::{Chunk, Ready, bases, cell, from_json, row_json, source_key};
+use crate::chunk::{Chunk, Ready, bases, cell, from_json, row_json, source_key, written_json};
 use crate::prepare::BATCH_ROWS;
 use crate::report::Error;
 use crate::run::{Options, Running, millis};
-use crate::sync::Sync;
+use crate::sync::{History, Sync};
 
 /// How often a batch is written again after a passing failure.
 pub(crate) const WRITE_TRIES: u32 = 4;
@@ -285,8 +285,11 @@ impl<'r> Running<'r> {
         }
         let target_key =
             ready.mapped.schema_ref().index_of(&self.prepared.plan.target_key).map_err(self.batch_error())?;
+        let history = self.sync.history;
+        commit.writer = self.report.run;
         for (row, outcome) in outcomes.into_iter().enumerate() {
             let counts = &mut self.report.counts;
+            let mut op = None;
             let id = match outcome {
                 Outcome::Refused(error) => {
                     commit.dead.push(letter(
@@ -306,6 +309,7 @@ impl<'r> Running<'r> {
                 }
                 Outcome::Applied { created, id } => {
                     *(if created { &mut counts.created } else { &mut counts.updated }) += 1;
+                    op = Some(if created { "insert" } else { "update" });
                     id
                 }
             };
@@ -321,6 +325,9 @@ impl<'r> Running<'r> {
                     Link { salesforce, external: tie, side: Side::Salesforce, base, row: 0 }
                 }
             });
+            if let (Some(op), Some(link)) = (op.filter(|_| history != History::None), commit.links.last()) {
+                commit.images.push(image(link, op, written_json(&ready.mapped, row, history)));
+            }
             if self.letters {
                 let key = letter_key(&ready.source, identity, ready.origins[row]);
                 let earlier = letters.iter().filter(|letter| letter.key == key).map(|letter| letter.id);
@@ -358,7 +365,7 @@ impl<'r> Running<'r> {
         if !self.letters {
             return Ok(());
         }
-        let mut state = if self.options.replay { None } else { Some("parked") };
+        let mut state = if self.options.replay.any() { None } else { Some("parked") };
         loop {
             let before = self.report.counts.released;
             self.release_once(state).await?;
@@ -376,8 +383,9 @@ impl<'r> Running<'r> {
         while after < last {
             let part = self.store.dead_letters(Some(&self.sync.name), state, after, BATCH_ROWS)?;
             let Some(end) = part.last().map(|letter| letter.id) else { break };
-            let upserts: Vec<DeadLetter> =
-                part.into_iter().filter(|letter| letter.op == "upsert" && letter.id <= last).collect();
+            let due =
+                |letter: &DeadLetter| letter.op == "upsert" && letter.id <= last && self.options.replay.takes(letter);
+            let upserts: Vec<DeadLetter> = part.into_iter().filter(due).collect();
             after = end;
             let rows: Vec<&str> = upserts.iter().map(|letter| letter.record.as_str()).collect();
             let plan = &self.prepared.plan;
@@ -390,6 +398,18 @@ impl<'r> Running<'r> {
             }
         }
         Ok(())
+    }
+}
+
+/// Returns what is kept of a write to the record of a link, on the side that it was written to.
+pub(crate) fn image(link: &Link, op: &str, after: String) -> Image {
+    Image {
+        side: link.side,
+        salesforce: link.salesforce.clone(),
+        external: link.external.clone(),
+        op: op.to_owned(),
+        before: "{}".to_owned(),
+        after,
     }
 }
 

@@ -27,6 +27,19 @@ pub enum Drift {
     AddColumns,
 }
 
+/// What is kept of each write to a record of a sync that goes one way. Two-way syncs keep values, to be undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum History {
+    /// Nothing.
+    #[default]
+    None,
+    /// A fingerprint of each field: which of them changed, and no value.
+    Fingerprints,
+    /// The values.
+    Values,
+}
+
 /// A sync, ready to run.
 #[derive(Debug, Clone)]
 pub struct Sync {
@@ -42,6 +55,10 @@ pub struct Sync {
     pub brake: f64,
     /// What becomes of a run where an entity is another than before.
     pub drift: Drift,
+    /// What is kept of each write to a record.
+    pub history: History,
+    /// The version of the configuration that it is of, where it is a deployed one.
+    pub version: Option<i64>,
     /// How it decides, if it goes both ways; `direction` means nothing then.
     pub two_way: Option<TwoWayRules>,
     /// Mappings that its mapping looks up and that look it up in turn, as [`circle_of`] returns them. A record is written
@@ -142,6 +159,8 @@ mod tests {
             deletes: Deletes::Ignore,
             brake: 0.1,
             drift: Drift::Ignore,
+            history: History::None,
+            version: None,
             two_way: None,
             circle: Vec::new(),
         }

@@ -18,7 +18,7 @@ use crate::console::{self, Sessions};
 use crate::metrics::metrics;
 use crate::openapi::{self, Call};
 use crate::problem::{Answered, Problem};
-use crate::scheduler::{Handle, Planned};
+use crate::scheduler::{Handle, Planned, Work};
 
 /// Most bytes of a body: all that is sent are a few words.
 const BODY_BYTES: usize = 64 << 10;
@@ -44,6 +44,11 @@ impl Api {
     /// Returns what the scheduler knows of each sync.
     pub(crate) fn planned(&self) -> BTreeMap<String, Planned> {
         self.scheduler.as_ref().map(Handle::planned).unwrap_or_default()
+    }
+
+    /// Returns whoever runs syncs, where somebody does.
+    pub(crate) fn work(&self) -> Option<Arc<dyn Work>> {
+        self.scheduler.as_ref().map(Handle::work)
     }
 
     pub(crate) fn scheduler(&self) -> Answered<&Handle> {
@@ -84,6 +89,21 @@ fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
         ),
         (Call::get("/api/v1/dead-letters/{id}", "One of them").answers(200, &[404]), get(letter)),
         (Call::delete("/api/v1/dead-letters/{id}", "Forgets one for good"), delete(drop_letter)),
+        (
+            Call::post("/api/v1/dead-letters/{id}/replay", "Lets its sync run and try it again")
+                .answers(202, &[404, 503]),
+            post(replay_letter),
+        ),
+        (
+            Call::get(
+                "/api/v1/records",
+                "The links of a record, by its key on either side, with what was written to it",
+            )
+            .with(&["key"]),
+            get(records),
+        ),
+        (Call::get("/api/v1/connections", "The connections, each with its syncs"), get(connections)),
+        (Call::get("/api/v1/mappings", "What is mapped onto what, and by which syncs"), get(mappings)),
         (
             Call::get("/api/v1/conflicts", "What both sides changed, oldest first")
                 .with(&["sync", "state", "after", "limit"]),
@@ -161,6 +181,7 @@ struct Part {
     state: Option<String>,
     what: Option<String>,
     run: Option<i64>,
+    key: Option<String>,
     /// Entries behind this number, where the oldest comes first.
     after: Option<i64>,
     /// Entries before this number, where the newest comes first.
@@ -354,6 +375,49 @@ async fn drop_letter(
         }
     })
     .await
+}
+
+async fn replay_letter(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Answered<Response> {
+    caller.needs(Role::Operator)?;
+    let id = number(&id)?;
+    blocking(move || {
+        let letter = api.store.dead_letter(id)?;
+        let letter = letter.ok_or_else(|| Problem::none(format!("there is no dead letter {id}")))?;
+        if !api.scheduler()?.replay(&letter.sync, [id].into()) {
+            return Err(Problem::none(format!("there is no sync {:?}", letter.sync)));
+        }
+        Ok((StatusCode::ACCEPTED, Json(json!({"sync": letter.sync, "state": "waiting"}))).into_response())
+    })
+    .await
+}
+
+async fn records(State(api): Shared, query: Result<Query<Part>, QueryRejection>) -> Answered<Json<Value>> {
+    let key = part(query)?.key.unwrap_or_default();
+    blocking(move || {
+        let mut records = Vec::new();
+        for mapped in api.work().map(|work| work.mappings()).unwrap_or_default() {
+            for link in api.store.links_of(&mapped.mapping, &key)? {
+                records.push(json!({"mapping": mapped.mapping, "syncs": mapped.syncs, "salesforce": link.salesforce,
+                                    "external": link.external, "written_last": link.side,
+                                    "history": api.store.history(&link, MOST)?}));
+            }
+        }
+        Ok(Json(json!({"records": records})))
+    })
+    .await
+}
+
+async fn connections(State(api): Shared) -> Answered<Json<Value>> {
+    blocking(move || Ok(Json(json!({"connections": api.work().map(|work| work.connections()).unwrap_or_default()}))))
+        .await
+}
+
+async fn mappings(State(api): Shared) -> Answered<Json<Value>> {
+    blocking(move || Ok(Json(json!({"mappings": api.work().map(|work| work.mappings()).unwrap_or_default()})))).await
 }
 
 async fn conflicts(State(api): Shared, query: Result<Query<Part>, QueryRejection>) -> Answered<Json<Value>> {

@@ -7,6 +7,7 @@ mod alerts;
 mod api;
 mod auth;
 mod console;
+mod look;
 mod metrics;
 mod openapi;
 mod problem;
@@ -23,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use alerts::{Alerts, AlertsConfig, When, watch};
+pub use look::{Connected, FieldPair, Fields, Mapped};
 pub use metrics::NAMES as METRICS;
 pub use schedule::{Missed, Schedule, ScheduleConfig};
 pub use scheduler::{AtOnce, Handle, Job, Plan, Planned, Scheduler, Work};

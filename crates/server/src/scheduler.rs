@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use state::Store;
+use state::{Link, Store};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::look::{Connected, Fields, Mapped};
 use crate::schedule::{Missed, Schedule};
 
 /// Longest sleep: whoever sets the clock is noticed by then.
@@ -57,13 +58,33 @@ pub trait Work: Send + Sync + 'static {
     /// Returns what there is to do, by the configuration as it is now.
     fn plan(&self) -> Plan;
 
-    /// Runs a sync to its end, on a thread of its own; returns whether no row is missing. `stop` asks it to stop at the next
-    /// checkpoint.
+    /// Runs a sync to its end, on a thread of its own; returns whether no row is missing. `replay` are dead letters to try again,
+    /// and `stop` asks it to stop at the next checkpoint.
     ///
     /// # Errors
     ///
     /// Why it could not go on, for the log.
-    fn run(&self, sync: &str, stop: CancellationToken) -> Result<bool, String>;
+    fn run(&self, sync: &str, replay: BTreeSet<i64>, stop: CancellationToken) -> Result<bool, String>;
+
+    /// Returns what is mapped onto what.
+    fn mappings(&self) -> Vec<Mapped>;
+
+    /// Returns the two records of a link, of Salesforce and outside, as they are now.
+    ///
+    /// # Errors
+    ///
+    /// Why a side can't say.
+    fn record(&self, mapping: &str, link: &Link) -> [Result<Fields, String>; 2];
+
+    /// Returns the connections, by name.
+    fn connections(&self) -> Vec<Connected>;
+
+    /// Asks a connection what it has; returns what it said.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't be used.
+    fn try_connection(&self, name: &str) -> Result<String, String>;
 }
 
 /// What the scheduler knows of a sync.
@@ -83,21 +104,30 @@ pub struct Planned {
 
 enum Command {
     Run(String),
+    Replay(String, BTreeSet<i64>),
     Changed,
 }
 
 /// Asks a scheduler for something, and looks at what it does.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     shown: Arc<RwLock<BTreeMap<String, Planned>>>,
     store: Store,
+    work: Arc<dyn Work>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("shown", &self.shown).finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Run(sync) => write!(f, "Run({sync})"),
+            Self::Replay(sync, letters) => write!(f, "Replay({sync}, {letters:?})"),
             Self::Changed => f.write_str("Changed"),
         }
     }
@@ -112,6 +142,16 @@ impl Handle {
     /// Lets a sync run as soon as its turn comes, also where it is paused; false where there is none of this name.
     pub fn run(&self, sync: &str) -> bool {
         self.planned().contains_key(sync) && self.commands.send(Command::Run(sync.to_owned())).is_ok()
+    }
+
+    /// Lets a sync run with these dead letters tried again; false where there is none of this name.
+    pub fn replay(&self, sync: &str, letters: BTreeSet<i64>) -> bool {
+        self.planned().contains_key(sync) && self.commands.send(Command::Replay(sync.to_owned(), letters)).is_ok()
+    }
+
+    /// Returns whoever runs syncs.
+    pub fn work(&self) -> Arc<dyn Work> {
+        Arc::clone(&self.work)
     }
 
     /// Pauses a sync, with the reason; a run of it that is under way ends first.
@@ -155,7 +195,7 @@ impl Scheduler {
     /// Starts one.
     pub fn start(store: Store, work: Arc<dyn Work>) -> Self {
         let (commands, asked) = mpsc::unbounded_channel();
-        let handle = Handle { commands, shown: Arc::default(), store: store.clone() };
+        let handle = Handle { commands, shown: Arc::default(), store: store.clone(), work: Arc::clone(&work) };
         let stop = CancellationToken::new();
         let mut running = Running {
             store,
@@ -166,6 +206,7 @@ impl Scheduler {
             at_once: AtOnce { all: 1, connections: BTreeMap::new() },
             due: BTreeSet::new(),
             planned: BTreeMap::new(),
+            replays: HashMap::new(),
             tasks: JoinSet::new(),
         };
         running.reload();
@@ -209,6 +250,8 @@ struct Running {
     /// What is planned, the next first.
     due: BTreeSet<(DateTime<Utc>, String)>,
     planned: BTreeMap<String, Planned>,
+    /// Dead letters that are to be tried again, by sync.
+    replays: HashMap<String, BTreeSet<i64>>,
     tasks: JoinSet<Ended>,
 }
 
@@ -225,6 +268,10 @@ impl Running {
             tokio::select! {
                 command = asked.recv() => match command {
                     Some(Command::Run(sync)) => self.wait(&sync),
+                    Some(Command::Replay(sync, letters)) => {
+                        self.wait(&sync);
+                        self.replays.entry(sync).or_default().extend(letters);
+                    }
                     Some(Command::Changed) => self.reload(),
                     None => break,
                 },
@@ -330,9 +377,10 @@ impl Running {
 
     fn spawn(&mut self, sync: &str) {
         let (work, stop, name) = (Arc::clone(&self.work), self.stop.child_token(), sync.to_owned());
+        let replay = self.replays.remove(sync).unwrap_or_default();
         self.tasks.spawn(async move {
             let sync = name.clone();
-            let run = tokio::task::spawn_blocking(move || work.run(&name, stop)).await;
+            let run = tokio::task::spawn_blocking(move || work.run(&name, replay, stop)).await;
             Ended { sync, result: run.unwrap_or_else(|error| Err(format!("it ended badly: {error}"))) }
         });
         if let Some(planned) = self.planned.get_mut(sync) {

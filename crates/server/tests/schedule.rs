@@ -1,12 +1,12 @@
 //! The scheduler with work that does nothing but wait to be told to end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use server::{AtOnce, Handle, Job, Missed, Plan, Schedule, Scheduler, Work};
-use state::Store;
+use server::{AtOnce, Connected, Fields, Handle, Job, Mapped, Missed, Plan, Schedule, Scheduler, Work};
+use state::{Link, Store};
 use tokio_util::sync::CancellationToken;
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
@@ -46,7 +46,7 @@ impl Work for Puppets {
         Plan { jobs: self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone(), at_once }
     }
 
-    fn run(&self, sync: &str, stop: CancellationToken) -> Ends {
+    fn run(&self, sync: &str, _replay: BTreeSet<i64>, stop: CancellationToken) -> Ends {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.0.push(sync.to_owned());
         loop {
@@ -58,6 +58,22 @@ impl Work for Puppets {
             }
             state = self.told.wait_timeout(state, Duration::from_millis(5)).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    fn mappings(&self) -> Vec<Mapped> {
+        Vec::new()
+    }
+
+    fn record(&self, _mapping: &str, _link: &Link) -> [Result<Fields, String>; 2] {
+        [Ok(None), Ok(None)]
+    }
+
+    fn connections(&self) -> Vec<Connected> {
+        Vec::new()
+    }
+
+    fn try_connection(&self, name: &str) -> Result<String, String> {
+        Err(format!("there is no {name}"))
     }
 }
 

@@ -5,7 +5,7 @@
 //! may write the file could make a whole new chain: a head that was noted elsewhere tells.
 
 use aws_lc_rs::digest::{Context, SHA256};
-use chrono::Utc;
+use chrono::{DateTime, TimeDelta, Utc};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -31,6 +31,8 @@ pub enum Happened {
     ConflictResolved,
     /// A dead letter was forgotten.
     DeadLetterDropped,
+    /// The record of a dead letter was mended.
+    DeadLetterEdited,
     /// A version of the configuration was kept.
     VersionKept,
     /// Another version of the configuration was put to work.
@@ -57,6 +59,7 @@ impl Happened {
             Self::Reconciled => "reconciled",
             Self::ConflictResolved => "conflict_resolved",
             Self::DeadLetterDropped => "dead_letter_dropped",
+            Self::DeadLetterEdited => "dead_letter_edited",
             Self::VersionKept => "version_kept",
             Self::Deployed => "deployed",
             Self::AlertRaised => "alert_raised",
@@ -290,6 +293,12 @@ impl Store {
                     let hash = body["hash"].as_str().unwrap_or_default().to_owned();
                     pruned = Some((body["through"].as_i64().unwrap_or_default(), hash));
                 }
+                if found.what == Happened::RunEnded.word()
+                    && let Some(run) = found.run
+                    && !self.writes_are_whole(run, &found)?
+                {
+                    return Ok(broken("what the run wrote to records is not what is kept of it"));
+                }
                 entries += 1;
                 known = Some((found.id, found.hash));
             }
@@ -315,6 +324,16 @@ impl Store {
             (None, Some(_)) => {}
         }
         Ok(Verdict::Whole(Verified { entries: 0, first: 0, last: 0, head: hex(&NOTHING) }))
+    }
+
+    /// True where the writes that are kept of a run are those that its entry tells of; old ones may be forgotten.
+    fn writes_are_whole(&self, run: i64, ended: &AuditEntry) -> Result<bool> {
+        let body: Value = serde_json::from_str(&ended.body).unwrap_or_default();
+        let Some(print) = body["writes"]["sha256"].as_str() else { return Ok(true) };
+        let (count, found) = self.with(|db| crate::records::print_of_images(db, run))?;
+        let old = DateTime::parse_from_rfc3339(&ended.at)
+            .is_ok_and(|at| at < Utc::now() - TimeDelta::days(crate::IMAGE_DAYS - 1));
+        Ok(found == print || (count == 0 && old))
     }
 
     /// Removes the entries written before a time, in RFC 3339, and notes how many they were and with which hash they ended.

@@ -7,6 +7,7 @@
 mod alerts;
 mod audit;
 mod pairs;
+mod records;
 mod schema;
 mod tokens;
 mod versions;
@@ -14,6 +15,7 @@ mod versions;
 pub use alerts::Alert;
 pub use audit::{AuditEntry, Happened, Verdict, Verified, Wanted};
 pub use pairs::{Conflict, Image, Intent, Noted, PairCommit, Revisit, ShownStream, letter_key};
+pub use records::{IMAGE_DAYS, Unedited, Written};
 pub use tokens::{Role, Token, new_secret};
 pub use versions::{Files, Version};
 
@@ -280,6 +282,10 @@ pub struct Commit {
     pub settled: Vec<String>,
     /// Dead letters that were applied at last.
     pub released: Vec<i64>,
+    /// What was written, where the sync keeps that; `before` is filled in from what was written earlier.
+    pub images: Vec<Image>,
+    /// The run that wrote them.
+    pub writer: i64,
     /// The new checkpoint.
     pub checkpoint: Option<Checkpoint>,
 }
@@ -438,7 +444,12 @@ impl Store {
             let sql = "SELECT sync FROM run WHERE id = ?1";
             let sync: Option<String> = transaction.query_row(sql, [run], |row| row.get(0)).optional()?;
             let report: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-            let told = json!({"outcome": outcome, "counts": report["counts"], "calls": report["calls"]});
+            let mut told = json!({"outcome": outcome, "counts": report["counts"], "calls": report["calls"]});
+            let (writes, print) = records::print_of_images(&transaction, run)?;
+            if writes > 0 {
+                // What was written to each record can be checked by this.
+                told["writes"] = json!({"count": writes, "sha256": print});
+            }
             audit::append(&transaction, &self.actor, Happened::RunEnded, sync.as_deref(), Some(run), &told)?;
             transaction.commit()
         })
@@ -611,7 +622,15 @@ impl Store {
                     "INSERT INTO dead_letter (sync, run, state, key, op, record, code, message, at)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
                 )?;
+                let mut known = transaction
+                    .prepare_cached(
+                    "SELECT 1 FROM dead_letter WHERE sync = ?1 AND key = ?2 AND (source = ?3 OR (record = ?3 AND code = ?4))",
+                )?;
                 for letter in &commit.dead {
+                    // What waits already keeps its number, and what a person mended stays until the record changes in its source.
+                    if known.exists(params![sync, letter.key, letter.record, letter.code])? {
+                        continue;
+                    }
                     replaced.execute([sync, &letter.key])?;
                     let DeadLetter { state, key, op, record, code, message, at, .. } = letter;
                     dead.execute(params![sync, run, state, key, op, record, code, message, at])?;
@@ -620,6 +639,7 @@ impl Store {
                 for id in &commit.released {
                     release.execute([id])?;
                 }
+                records::note_images(&transaction, commit.writer, &commit.images)?;
             }
             if let Some(checkpoint) = &commit.checkpoint {
                 set_checkpoint(&transaction, sync, checkpoint)?;

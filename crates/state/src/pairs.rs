@@ -130,7 +130,7 @@ pub struct PairCommit {
     pub merged: Vec<(String, String)>,
 }
 
-fn winner_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Conflict> {
+pub(crate) fn winner_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Conflict> {
     Ok(Conflict {
         id: row.get(0)?,
         sync: row.get(1)?,
@@ -147,7 +147,7 @@ fn winner_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Conflict> {
     })
 }
 
-const CONFLICT: &str =
+pub(crate) const CONFLICT: &str =
     "id, sync, run, salesforce, external, field, base, salesforce_value, external_value, winner, state, at";
 
 /// Notes a conflict. What a person has to decide stands there once, with the values of today.

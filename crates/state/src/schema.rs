@@ -95,6 +95,9 @@ const STEPS: &[&str] = &[
     -- Alerts that hold, and whether people were told.
     CREATE TABLE alert (rule TEXT NOT NULL, sync TEXT NOT NULL, since TEXT NOT NULL, text TEXT NOT NULL, told INTEGER NOT NULL,
                         PRIMARY KEY (rule, sync));
+    -- What a dead letter held as it was read, where a person mended it since.
+    ALTER TABLE dead_letter ADD COLUMN source TEXT;
+    CREATE INDEX image_record ON image (external, id);
     CREATE INDEX run_outcome ON run (sync, outcome, id);
 ",
 ];

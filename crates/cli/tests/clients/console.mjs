@@ -49,6 +49,7 @@ async function look(name, path) {
 
 async function work() {
   for (const [name, path] of [["overview", "/"], ["sync", "/syncs/both"], ["run", "/runs/1"], ["dead-letters", "/dead-letters"],
+    ["dead-letter", "/dead-letters/1"], ["records", "/records"], ["record", "/records?now=true&q=C-1"], ["connections", "/connections"],
     ["conflicts", "/conflicts"], ["alerts", "/alerts"], ["runbook", "/runbooks/failure"], ["versions", "/versions"],
     ["version", "/versions/2"], ["audit", "/audit"], ["nothing", "/syncs/nobody"]]) await look(name, path);
 
@@ -71,6 +72,18 @@ async function work() {
   await page.click("button[aria-label='Resume both']");
   await page.waitForSelector("#why");
 
+  // One record, found by its key: both sides as they are now, and what was written.
+  await page.goto(`${address}/records`);
+  await page.fill("#q", "C-1");
+  await page.keyboard.press("Enter");
+  await page.click("text=Ask both systems what they hold now");
+  await page.waitForSelector("td:has-text(\"Salesforce's city\")");
+  await page.waitForSelector("td:has-text(\"The ERP's city\")");
+  assert.match(await page.textContent("main"), /insert.*Name: not known → Acme <b>/s);
+  await page.goto(`${address}/connections`);
+  await page.click("button[aria-label='Ask erp']");
+  await page.waitForSelector("text=it has");
+
   // Two people at one queue: the second is told, and overwrites nothing.
   const [ada, ben] = [page, await (await browser.newContext({ javaScriptEnabled: false })).newPage()];
   await ada.goto(`${address}/conflicts`);
@@ -84,9 +97,11 @@ async function work() {
   await ada.goto(`${address}/dead-letters`);
   await ben.goto(`${address}/dead-letters`);
   assert.match(await ada.textContent("tbody"), /STRING_TOO_LONG/);
-  await ada.click("button:has-text('Drop')");
+  await ada.check("input[name=id]");
+  await ben.check("input[name=id]");
+  await ada.click("button:has-text('Drop the chosen')");
   await ada.waitForSelector("text=Nothing waits here");
-  await ben.click("button:has-text('Drop')");
+  await ben.click("button:has-text('Drop the chosen')");
   await ben.waitForSelector("text=somebody else may have had it before you");
 
   // A form that is not ours does nothing.

@@ -166,7 +166,7 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
     // Each route, with the least role that may call it, and what is answered then.
     let why = || Some(json!({"why": "w"}));
     let winner = || Some(json!({"winner": "external"}));
-    let routes: [(&str, &str, Option<Value>, usize, u16); 22] = [
+    let routes: [(&str, &str, Option<Value>, usize, u16); 26] = [
         ("GET", "/api/v1/streams", None, 0, 200),
         ("GET", "/api/v1/syncs", None, 0, 200),
         ("GET", "/api/v1/syncs/orders_in", None, 0, 200),
@@ -179,6 +179,10 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
         ("GET", "/api/v1/reconciliations", None, 0, 200),
         ("GET", "/api/v1/audit", None, 0, 200),
         ("GET", "/api/v1/alerts", None, 0, 200),
+        ("GET", "/api/v1/records?key=x", None, 0, 200),
+        ("GET", "/api/v1/connections", None, 0, 200),
+        ("GET", "/api/v1/mappings", None, 0, 200),
+        ("POST", "/api/v1/dead-letters/7/replay", None, 1, 404),
         ("GET", "/api/v1/versions", None, 0, 200),
         ("GET", "/api/v1/versions/7", None, 0, 404),
         ("GET", "/metrics", None, 0, 200),
@@ -238,7 +242,7 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
             }
         }
     }
-    assert!(calls >= 25 * 4, "{calls}");
+    assert!(calls >= 29 * 4, "{calls}");
     let forged = served.http.post(format!("{}/api/v1/syncs/orders_in/run", served.url));
     let forged =
         forged.bearer_auth(served.token.as_deref().unwrap_or_default()).header("origin", "http://evil.example");
@@ -331,6 +335,154 @@ async fn people_are_told_of_an_alert_once_and_once_when_it_is_over() -> Result<(
     assert_eq!((&over["alerts"][0]["state"], over["alerts"].as_array().map(Vec::len)), (&json!("resolved"), Some(1)));
     served.until("/api/v1/alerts", |answer| answer["alerts"] == json!([])).await?;
     bench.expect(&["audit", "list"], 0, &["alert_raised", "alert_over"]).await
+}
+
+impl Served {
+    async fn page(&self, path: &str) -> Result<String, Failed> {
+        let answer = self.http.get(format!("{}{path}", self.url)).send().await?;
+        assert_eq!(answer.status(), 200, "{path}");
+        Ok(answer.text().await?)
+    }
+
+    /// Sends a form as its page has it, with what is changed in it.
+    async fn send(&self, path: &str, page: &str, changed: &[(&str, &str)]) -> Result<(StatusCode, String), Failed> {
+        let (_, rest) = page.split_once("name=\"csrf\" value=\"").ok_or("no form")?;
+        let csrf = rest.split('"').next().unwrap_or_default();
+        let mut form = vec![("csrf", csrf)];
+        form.extend(changed);
+        let answer = self.http.post(format!("{}{path}", self.url)).form(&form).send().await?;
+        Ok((answer.status(), answer.text().await?))
+    }
+}
+
+/// Returns what a page has in the hidden field of this name.
+fn hidden(page: &str, name: &str) -> Result<String, Failed> {
+    let (_, rest) = page.split_once(&format!("name=\"{name}\" value=\"")).ok_or("no such field")?;
+    let text = rest.split('"').next().unwrap_or_default();
+    Ok(text.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_mended_and_replayed_by_one_person() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    bench.client()?.create("Product2", &json!({"Name": "Tourer", "Model_No__c": "M-01"})).await?;
+    bench.client()?.create("Account", &json!({"Name": "Acme", "Customer_No__c": "C-1"})).await?;
+    for id in ["O-1", "O-2"] {
+        let insert = "INSERT INTO orders VALUES (?1, 'C-1', 'M-01', 1, 10.5, NULL, '2026-01-01', 'Melted', '2026-01-01T00:00:00.000Z')";
+        bench.erp()?.execute(insert, [id])?;
+    }
+    // A later one: what a window ended with is read again by the next.
+    let later = "INSERT INTO orders VALUES ('O-3', 'C-1', 'M-01', 1, 10.5, NULL, '2026-01-01', 'P', '2026-01-02T00:00:00.000Z')";
+    bench.erp()?.execute(later, [])?;
+    bench.expect(&["run", "orders_in"], 3, &["2 dead letters"]).await?;
+    let served = Served::start(&bench)?;
+    let page = served.page("/dead-letters/1").await?;
+    let known = hidden(&page, "known")?;
+    let record: serde_json::Map<String, Value> = serde_json::from_str(&known)?;
+    let stage = record.iter().find(|(_, value)| *value == "Melted").map(|(name, _)| name.clone()).ok_or("a stage")?;
+    let names: Vec<(String, String)> = record
+        .iter()
+        .map(|(name, value)| (format!("value:{name}"), value.as_str().unwrap_or_default().to_owned()))
+        .chain(
+            record
+                .iter()
+                .filter(|(_, value)| value.is_null())
+                .map(|(name, _)| (format!("null:{name}"), "on".to_owned())),
+        )
+        .collect();
+    let form = |stage_value: &'static str, act: &'static str| {
+        let field = format!("value:{stage}");
+        let mut form: Vec<(String, String)> = names.iter().filter(|(name, _)| *name != field).cloned().collect();
+        form.extend([
+            (field, stage_value.to_owned()),
+            ("known".to_owned(), known.clone()),
+            ("act".to_owned(), act.to_owned()),
+        ]);
+        form
+    };
+    let sent = async |form: Vec<(String, String)>| {
+        let form: Vec<(&str, &str)> = form.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        served.send("/dead-letters/1/edit", &page, &form).await
+    };
+    let (status, text) = sent(form("P", "replay")).await?;
+    assert_eq!(status, 200, "{text}");
+    served.until("/api/v1/dead-letters", |answer| answer["dead_letters"].as_array().map(Vec::len) == Some(1)).await?;
+    let made = "SELECT COUNT() FROM Bike_Order__c WHERE Order_No__c = 'O-1' AND Account__r.Customer_No__c = 'C-1'";
+    assert_eq!(bench.client()?.count(made, false).await?, 1);
+    assert_eq!(served.get("/api/v1/dead-letters").await?["dead_letters"][0]["id"], 2, "the other was not asked for");
+    let (status, text) = sent(form("S", "save")).await?;
+    assert!(status == 404 && text.contains("is gone"), "{status} {text}");
+
+    // Two people mend the same one: the second is told, and overwrites nothing.
+    let page = served.page("/dead-letters/2").await?;
+    let record = hidden(&page, "known")?;
+    let both = |value: &'static str| {
+        let mut form = form(value, "save");
+        for (name, text) in &mut form {
+            match name.as_str() {
+                "known" => text.clone_from(&record),
+                _ if text == "O-1" => "O-2".clone_into(text),
+                _ => {}
+            }
+        }
+        form
+    };
+    let second = async |form: Vec<(String, String)>| {
+        let form: Vec<(&str, &str)> = form.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        served.send("/dead-letters/2/edit", &page, &form).await
+    };
+    assert_eq!(second(both("P")).await?.0, 200);
+    let (status, text) = second(both("S")).await?;
+    assert!(status == 409 && text.contains("changed by somebody else"), "{status} {text}");
+    let (status, text) = served.send("/dead-letters/2/edit", &page, &[("known", &record), ("value:x", "1")]).await?;
+    assert!(status == 409 || status == 422, "{status} {text}");
+    // By the API, too.
+    assert_eq!(served.call("POST", "/api/v1/dead-letters/2/replay", None).await?.0, 202);
+    served.until("/api/v1/dead-letters", |answer| answer["dead_letters"] == json!([])).await?;
+    bench.expect(&["audit", "list"], 0, &["dead_letter_edited", &format!("\"fields\":[\"{stage}\"]")]).await?;
+    let audit = bench.call(&["audit", "export"]).await?.stdout;
+    assert!(!String::from_utf8_lossy(&audit).contains("Melted"), "no value stands in the audit chain");
+    bench.expect(&["audit", "verify"], 0, &["is whole"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_tells_what_was_written_to_it_and_the_chain_proves_it() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    bench.edit("bridgehead.yaml", "mapping: customers,", "mapping: customers, history: values,")?;
+    bench.expect(&["deploy", "--reason", "first"], 0, &["Version 1"]).await?;
+    let client = bench.client()?;
+    let id = client.create("Account", &json!({"Name": "Acme", "Customer_No__c": "C-1", "BillingCity": "Bonn"})).await?;
+    let served = Served::start(&bench)?;
+    served.call("POST", "/api/v1/syncs/customers_out/run", None).await?;
+    served.until("/api/v1/syncs/customers_out", |answer| answer["runs"][0]["outcome"] == "green").await?;
+    client.update("Account", &id, &json!({"BillingCity": "Oslo"})).await?;
+    served.call("POST", "/api/v1/syncs/customers_out/run", None).await?;
+    let written = |answer: &Value| {
+        let history = &answer["records"][0]["history"];
+        history.as_array().map(Vec::len) == Some(2) && history[0]["version"] == 1
+    };
+    served.until("/api/v1/records?key=C-1", written).await?;
+    for key in ["C-1", &id, &id[..15]] {
+        let page = served.page(&format!("/records?q={key}")).await?;
+        assert!(page.contains("<strong>city</strong>: Bonn \u{2192} Oslo"), "{page}");
+        assert!(page.contains("concat_ws") && page.contains("/versions/1"), "where a value comes from: {page}");
+    }
+    let page = served.page("/records?now=true&q=C-1").await?;
+    assert!(page.contains("<td class=\"free\">Oslo</td>"), "{page}");
+    assert!(served.page("/records?q=nobody").await?.contains("No sync knows nobody"));
+    // A deletion is a write.
+    bench.edit("bridgehead.yaml", "history: values,", "history: fingerprints, brake: 1,")?;
+    bench.expect(&["deploy", "--reason", "second"], 0, &["Version 2"]).await?;
+    client.delete("Account", &id).await?;
+    bench.expect(&["run", "customers_out"], 0, &["1 deleted"]).await?;
+    drop(served);
+    bench.expect(&["audit", "verify"], 0, &["is whole"]).await?;
+    let state = rusqlite::Connection::open(bench.path(".bridgehead/state.db"))?;
+    assert_eq!(
+        state.execute("UPDATE image SET after = replace(after, 'Oslo', 'Rome') WHERE after LIKE '%Oslo%'", [])?,
+        1
+    );
+    bench.expect(&["audit", "verify"], 70, &["what the run wrote to records is not what is kept of it"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -129,7 +129,7 @@ impl Pairing<'_> {
     /// True when an external record must not be made in Salesforce: there it was merged into another. A person may ask
     /// for it.
     pub(super) fn was_merged(&self, pair: &Pair, commit: &mut PairCommit) -> bool {
-        let Some(into) = self.merged.get(&pair.key).filter(|_| !self.options.replay) else { return false };
+        let Some(into) = self.merged.get(&pair.key).filter(|_| !self.options.replay.any()) else { return false };
         let message = format!(
             "its Salesforce record was merged into that of {into}; delete it, or make it again there by `dead-letters replay`"
         );

@@ -42,8 +42,6 @@ use crate::sync::{Deletes, Drift, Sync};
 const SAMPLE: usize = 200;
 /// Code of a record whose counterpart an undo took away.
 const UNDONE: &str = "UNDONE";
-/// How long is known what records were before a run, in days.
-const KEPT_DAYS: i64 = 30;
 /// How often pairs that moved while they were written are looked at again in one run.
 const LOOKS: usize = 3;
 /// Changes that no brake minds, however few records are linked.
@@ -303,7 +301,8 @@ pub async fn run_pairs(
     let calls = ends[0].calls() + ends[1].calls();
     let prepared = ready(sync, ends, store, parents).await?;
     let drift = prepared.drift(sync, store)?;
-    let mut report = Report { run: store.begin_run(&sync.name, Utc::now())?, drift, ..Report::default() };
+    let mut report =
+        Report { run: store.begin_run(&sync.name, Utc::now())?, drift, version: sync.version, ..Report::default() };
     let result = if sync.drift == Drift::Stop && !report.drift.is_empty() && !options.force {
         Err(Error::Drift { sync: sync.name.clone(), what: report.drift.clone() })
     } else {
@@ -331,7 +330,7 @@ async fn ready(
     if sync.definition.external.capture.is_some() {
         capture::begin(sync, ends[1], &prepared.targets[1].entity, &prepared.targets[1].key).await?;
     }
-    store.forget_images(Utc::now() - chrono::TimeDelta::days(KEPT_DAYS))?;
+    store.forget_images(Utc::now() - chrono::TimeDelta::days(state::IMAGE_DAYS))?;
     Ok(prepared)
 }
 
@@ -541,7 +540,7 @@ impl<'r> Pairing<'r> {
             claimed: HashMap::new(),
             keyless: HashSet::new(),
             questioned: HashSet::new(),
-            undone: if options.replay {
+            undone: if options.replay.any() {
                 HashSet::new()
             } else {
                 store.letters_for(&sync.name, UNDONE)?.into_iter().collect()
@@ -608,7 +607,7 @@ impl Pairing<'_> {
         }
         self.compare_clocks().await?;
         for revisit in self.store.revisits(&self.sync.name, true)? {
-            if revisit.soon || self.options.replay {
+            if revisit.soon || self.options.replay.any() {
                 self.moved.insert((revisit.side, revisit.key.clone()));
             }
             self.waiting.insert((revisit.side, revisit.key));

@@ -99,6 +99,8 @@ fn sync(direction: Direction) -> std::result::Result<Sync, Box<dyn std::error::E
         deletes: Deletes::Propagate,
         brake: 1.0,
         drift: engine::Drift::Ignore,
+        history: engine::History::None,
+        version: None,
         two_way: None,
         circle: Vec::new(),
     })

@@ -2,7 +2,10 @@
 //! keeps pages up to date.
 
 mod alerts;
+mod connections;
+mod letters;
 mod pages;
+mod record;
 mod session;
 mod versions;
 
@@ -26,11 +29,13 @@ use session::Visitor;
 const STYLE: &str = include_str!("console.css");
 const SCRIPT: &str = include_str!("console.js");
 /// The pages of the head, in their order.
-const PAGES: [(&str, &str); 6] = [
+const PAGES: [(&str, &str); 8] = [
     ("/", "Overview"),
+    ("/records", "Records"),
     ("/dead-letters", "Dead letters"),
     ("/conflicts", "Conflicts"),
     ("/alerts", "Alerts"),
+    ("/connections", "Connections"),
     ("/versions", "Versions"),
     ("/audit", "Audit"),
 ];
@@ -41,8 +46,12 @@ pub(crate) fn router(api: &Arc<Api>) -> Router<Arc<Api>> {
         .route("/syncs/{sync}", get(pages::sync))
         .route("/syncs/{sync}/{act}", post(pages::act))
         .route("/runs/{id}", get(pages::run))
-        .route("/dead-letters", get(pages::letters))
-        .route("/dead-letters/{id}/drop", post(pages::drop_letter))
+        .route("/records", get(record::record))
+        .route("/dead-letters", get(letters::letters))
+        .route("/dead-letters/chosen", post(letters::chosen))
+        .route("/dead-letters/{id}", get(letters::letter))
+        .route("/dead-letters/{id}/edit", post(letters::edit))
+        .route("/connections", get(connections::connections).post(connections::ask))
         .route("/conflicts", get(pages::conflicts))
         .route("/conflicts/{id}/resolve", post(pages::resolve))
         .route("/alerts", get(alerts::alerts))

@@ -13,14 +13,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use state::{Role, Run, Wanted};
 
-use super::alerts;
 use super::{Looking, Shown, Told, Visitor, may, page, token};
+use super::{alerts, record};
 use crate::api::{Api, blocking};
 use crate::problem::{Answered, Problem};
 use crate::scheduler::Planned;
 
 /// Entries of a page.
-const PAGE: usize = 50;
+pub(super) const PAGE: usize = 50;
 /// Syncs of the overview's page: each has a curve of its own.
 const SYNCS: usize = 100;
 /// Runs that a curve shows.
@@ -267,6 +267,12 @@ pub(super) async fn sync(State(api): State<Arc<Api>>, Extension(visitor): Lookin
             @if runs.is_empty() {
                 div class="card empty" { p { "It has not run yet." } p { "Run it once to see what it does; " code { "bridgehead plan" } " says so before." } }
             } @else { (spark(&runs)) (run_rows(&runs)) }
+            @for mapped in api.work().map(|work| work.mappings()).unwrap_or_default().iter().filter(|mapped| mapped.syncs.contains(&name)) {
+                h2 { "Mapping" }
+                p { (mapped.salesforce[1]) " by " (mapped.salesforce[2]) " \u{2194} " (mapped.external[1]) " by " (mapped.external[2])
+                    span class="soft" { " \u{b7} " (mapped.file) " \u{b7} " a href="/versions" { "versions" } } }
+                (record::pairs(mapped, None))
+            }
             h2 { "Comparisons" }
             @if compared.is_empty() {
                 div class="card empty" { p { "Both sides were never compared." } p { code { "bridgehead reconcile " (name) } " finds what no event told of." } }
@@ -359,58 +365,20 @@ pub(super) async fn act(
 /// Which part of a list is looked at.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Part {
-    sync: Option<String>,
-    after: Option<i64>,
+    pub(super) sync: Option<String>,
+    pub(super) after: Option<i64>,
     before: Option<i64>,
 }
 
-fn filter(part: &Part, name: &str) -> Markup {
+pub(super) fn filter(part: &Part, name: &str) -> Markup {
     html! {
         @if let Some(sync) = &part.sync { p { "Only those of " a href={ "/syncs/" (in_path(sync)) } { (sync) } ". " a href=(name) { "Show all" } } }
     }
 }
 
-fn next(name: &str, part: &Part, which: &str, last: Option<i64>, full: bool) -> Markup {
+pub(super) fn next(name: &str, part: &Part, which: &str, last: Option<i64>, full: bool) -> Markup {
     let sync = part.sync.as_ref().map(|sync| format!("&sync={}", in_path(sync))).unwrap_or_default();
     html! { @if let Some(last) = last.filter(|_| full) { p { a href={ (name) "?" (which) "=" (last) (sync) } { "More" } } } }
-}
-
-pub(super) async fn letters(
-    State(api): State<Arc<Api>>,
-    Extension(visitor): Looking,
-    Query(part): Query<Part>,
-) -> Shown {
-    page_of(move || {
-        let letters = api.store.dead_letters(part.sync.as_deref(), None, part.after.unwrap_or_default(), PAGE)?;
-        let body = html! {
-            h1 { "Dead letters" }
-            p class="soft" { "Changes that could not be applied. Those that are parked are tried again by every run; the others wait for somebody who mends the record or the mapping, and for " code { "bridgehead dead-letters replay" } "." }
-            (filter(&part, "/dead-letters"))
-            @if letters.is_empty() {
-                div class="card empty" { p { "\u{2713} Nothing waits here." } p { "A change that a system refuses shows with its record and the reason." } }
-            } @else {
-                div class="wide" tabindex="0" { table {
-                    thead { tr { th scope="col" { "Number" } th scope="col" { "Sync" } th scope="col" { "State" } th scope="col" { "Record" } th scope="col" { "Reason" } th scope="col" { "Since" } th scope="col" { "Do" } } }
-                    tbody { @for letter in &letters { tr {
-                        th scope="row" { (letter.id) }
-                        td { a href={ "/syncs/" (in_path(&letter.sync)) } { (letter.sync) } }
-                        td { @if letter.state == "dead" { span class="state bad" { "\u{2717} dead" } } @else { span class="state wait" { "\u{2026} parked" } } }
-                        td class="free" { details { summary { (letter.key) } code { (letter.record) } } }
-                        td class="free" { strong { (letter.code) } ": " (letter.message) }
-                        td { (time(&letter.at)) }
-                        td { @if visitor.role >= Role::Operator {
-                            form class="inline" method="post" action={ "/dead-letters/" (letter.id) "/drop" } {
-                                (token(&visitor)) button aria-label={ "Drop " (letter.id) } { "Drop" }
-                            }
-                        } }
-                    } } }
-                } }
-                (next("/dead-letters", &part, "after", letters.last().map(|letter| letter.id), letters.len() == PAGE))
-            }
-        };
-        Ok(page("Dead letters", Some(&visitor), "/dead-letters", true, &body))
-    })
-    .await
 }
 
 /// What a form about one entry sends.
@@ -419,23 +387,6 @@ pub(super) struct One {
     csrf: String,
     #[serde(default)]
     winner: String,
-}
-
-pub(super) async fn drop_letter(
-    State(api): State<Arc<Api>>,
-    Extension(visitor): Looking,
-    Path(id): Path<i64>,
-    Form(form): Form<One>,
-) -> Result<Redirect, Told> {
-    may(&visitor, &form.csrf, Role::Operator)?;
-    let done = blocking(move || {
-        if api.store.acting_as(&visitor.name).drop_dead_letter(id)? {
-            return Ok(());
-        }
-        Err(Problem::none(format!("dead letter {id} is gone: somebody else may have had it before you")))
-    });
-    done.await.map_err(Told)?;
-    Ok(Redirect::to("/dead-letters"))
 }
 
 pub(super) async fn conflicts(
@@ -457,7 +408,7 @@ pub(super) async fn conflicts(
                     thead { tr { th scope="col" { "Number" } th scope="col" { "Record" } th scope="col" { "Field" } th scope="col" { "Before" } th scope="col" { "Salesforce" } th scope="col" { "Outside" } th scope="col" { "Whose value stays?" } } }
                     tbody { @for one in &held { tr {
                         th scope="row" { (one.id) }
-                        td { code { (one.salesforce) } br; code { (one.external) } br; a href={ "/syncs/" (in_path(&one.sync)) } { (one.sync) } }
+                        td { a href={ "/records?q=" (in_path(&one.external)) } { code { (one.salesforce) } br; code { (one.external) } } br; a href={ "/syncs/" (in_path(&one.sync)) } { (one.sync) } }
                         td { @if one.field.is_empty() { "the record: one side deleted it" } @else { (one.field) } }
                         td class="free" { (value(&one.base)) }
                         td class="free" { (value(&one.salesforce_value)) }

@@ -46,6 +46,8 @@ fn sync(rules: TwoWayRules) -> Sync {
         deletes: Deletes::Propagate,
         brake: 1.0,
         drift: engine::Drift::Ignore,
+        history: engine::History::None,
+        version: None,
         two_way: Some(rules),
         circle: Vec::new(),
     }

@@ -1,0 +1,239 @@
+//! Dead letters as a work queue: looked at, mended, tried again, dropped; one by one or many at once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Form, Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Redirect;
+use maud::{Markup, html};
+use serde_json::{Map, Value};
+use state::{DeadLetter, Role, Unedited};
+
+use super::pages::{PAGE, Part, filter, in_path, next, page_of, time};
+use super::{Looking, Shown, Told, Visitor, may, page, token};
+use crate::api::{Api, blocking};
+use crate::problem::{Answered, Problem};
+
+/// What a form sends: names and values, some more than once.
+type Fields = Form<Vec<(String, String)>>;
+
+fn state(letter: &DeadLetter) -> Markup {
+    html! {
+        @if letter.state == "dead" { span class="state bad" { "\u{2717} dead" } } @else { span class="state wait" { "\u{2026} parked" } }
+    }
+}
+
+fn rows(visitor: &Visitor, letters: &[DeadLetter]) -> Markup {
+    let may = visitor.role >= Role::Operator;
+    html! {
+        form method="post" action="/dead-letters/chosen" {
+            (token(visitor))
+            div class="wide" tabindex="0" { table {
+                thead { tr {
+                    @if may { th scope="col" { "Choose" } }
+                    th scope="col" { "Number" } th scope="col" { "Sync" } th scope="col" { "State" } th scope="col" { "Record" } th scope="col" { "Reason" } th scope="col" { "Since" }
+                } }
+                tbody { @for letter in letters { tr {
+                    @if may { td { input type="checkbox" name="id" value=(letter.id) aria-label={ "Choose " (letter.id) }; } }
+                    th scope="row" { a href={ "/dead-letters/" (letter.id) } { (letter.id) } }
+                    td { a href={ "/syncs/" (in_path(&letter.sync)) } { (letter.sync) } }
+                    td { (state(letter)) }
+                    td class="free" { a href={ "/records?q=" (in_path(&letter.key)) } { (letter.key) } }
+                    td class="free" { strong { (letter.code) } ": " (letter.message) }
+                    td { (time(&letter.at)) }
+                } } }
+            } }
+            @if may {
+                p class="acts" {
+                    button name="act" value="replay" { "Replay the chosen" } " "
+                    button name="act" value="drop" { "Drop the chosen" }
+                }
+            }
+        }
+    }
+}
+
+pub(super) async fn letters(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Query(part): Query<Part>,
+) -> Shown {
+    page_of(move || {
+        let letters = api.store.dead_letters(part.sync.as_deref(), None, part.after.unwrap_or_default(), PAGE)?;
+        let body = html! {
+            h1 { "Dead letters" }
+            p class="soft" { "Changes that could not be applied. Those that are parked are tried again by every run; the others wait for somebody who mends the record or the mapping, and replays them." }
+            (filter(&part, "/dead-letters"))
+            @if letters.is_empty() {
+                div class="card empty" { p { "\u{2713} Nothing waits here." } p { "A change that a system refuses shows with its record and the reason." } }
+            } @else {
+                (rows(&visitor, &letters))
+                (next("/dead-letters", &part, "after", letters.last().map(|letter| letter.id), letters.len() == PAGE))
+            }
+        };
+        Ok(page("Dead letters", Some(&visitor), "/dead-letters", true, &body))
+    })
+    .await
+}
+
+fn gone(id: &str) -> Problem {
+    Problem::none(format!("dead letter {id} is gone: somebody else may have had it before you"))
+}
+
+fn found(api: &Api, id: &str) -> Answered<DeadLetter> {
+    let number: i64 = id.parse().map_err(|_| Problem::none(format!("there is no dead letter {id:?}")))?;
+    api.store.dead_letter(number)?.ok_or_else(|| gone(id))
+}
+
+/// Returns the fields of a record, in the order of their names.
+fn fields(record: &str) -> Map<String, Value> {
+    serde_json::from_str(record).unwrap_or_default()
+}
+
+/// True where a run reads the record that is kept, and not those of both sides.
+fn is_read(letter: &DeadLetter) -> bool {
+    letter.op == "upsert" && !fields(&letter.record).is_empty() && !letter.key.starts_with("external:")
+}
+
+fn editor(visitor: &Visitor, letter: &DeadLetter) -> Markup {
+    html! {
+        form method="post" action={ "/dead-letters/" (letter.id) "/edit" } {
+            (token(visitor))
+            input type="hidden" name="known" value=(letter.record);
+            div class="wide" tabindex="0" { table {
+                thead { tr { th scope="col" { "Field" } th scope="col" { "Value" } th scope="col" { "Empty" } } }
+                tbody { @for (name, value) in &fields(&letter.record) { tr {
+                    th scope="row" { label for={ "f-" (name) } { (name) } }
+                    td class="free" { input class="whole" id={ "f-" (name) } name={ "value:" (name) } value=(value.as_str().unwrap_or_default()); }
+                    td { input type="checkbox" name={ "null:" (name) } checked[value.is_null()] aria-label={ (name) " is empty" }; }
+                } } }
+            } }
+            p class="acts" {
+                button name="act" value="replay" { "Save and replay" } " "
+                button name="act" value="save" { "Save" }
+            }
+        }
+    }
+}
+
+pub(super) async fn letter(State(api): State<Arc<Api>>, Extension(visitor): Looking, Path(id): Path<String>) -> Shown {
+    page_of(move || {
+        let letter = found(&api, &id)?;
+        let body = html! {
+            h1 { "Dead letter " (letter.id) }
+            p { (state(&letter)) " \u{b7} " a href={ "/syncs/" (in_path(&letter.sync)) } { (letter.sync) } " \u{b7} "
+                a href={ "/runs/" (letter.run) } { "run " (letter.run) } " \u{b7} " a href={ "/records?q=" (in_path(&letter.key)) } { "record " (letter.key) } " \u{b7} " (time(&letter.at)) }
+            div class="card" { p { strong { (letter.code) } ": " (letter.message) } p { a href="/runbooks/dead_letters" { "What to do" } } }
+            h2 { "Record" }
+            @if visitor.role >= Role::Operator && is_read(&letter) {
+                p class="soft" { "Mend it here where it can't be mended in its source: what the source holds counts again as soon as it is read again." }
+                (editor(&visitor, &letter))
+            } @else {
+                div class="wide" tabindex="0" { table { tbody { @for (name, value) in &fields(&letter.record) { tr {
+                    th scope="row" { (name) }
+                    td class="free" { @if let Some(text) = value.as_str() { (text) } @else { span class="soft" { "empty" } } }
+                } } } } }
+                @if !is_read(&letter) { p class="soft" { "A replay reads the record anew from its source: mend it there." } }
+            }
+            @if visitor.role >= Role::Operator {
+                form class="inline acts" method="post" action="/dead-letters/chosen" {
+                    (token(&visitor))
+                    input type="hidden" name="id" value=(letter.id);
+                    button name="act" value="replay" { "Replay as it is" }
+                    button name="act" value="drop" { "Drop" }
+                }
+            }
+        };
+        Ok(page(&format!("Dead letter {id}"), Some(&visitor), "/dead-letters", false, &body))
+    })
+    .await
+}
+
+fn one<'f>(form: &'f [(String, String)], name: &str) -> &'f str {
+    form.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).unwrap_or_default()
+}
+
+/// Lets runs try dead letters again, each of its sync.
+fn replay(api: &Api, letters: &[DeadLetter]) -> Answered<()> {
+    let scheduler = api.scheduler()?;
+    let syncs: BTreeSet<&str> = letters.iter().map(|letter| letter.sync.as_str()).collect();
+    for sync in syncs {
+        let these = letters.iter().filter(|letter| letter.sync == sync).map(|letter| letter.id).collect();
+        if !scheduler.replay(sync, these) {
+            return Err(Problem::none(format!("there is no sync {sync:?} any more")));
+        }
+    }
+    Ok(())
+}
+
+/// Replays or drops what was chosen.
+pub(super) async fn chosen(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Form(form): Fields,
+) -> Result<Redirect, Told> {
+    may(&visitor, one(&form, "csrf"), Role::Operator)?;
+    let done = blocking(move || {
+        let ids: Vec<&str> = form.iter().filter(|(name, _)| name == "id").map(|(_, id)| id.as_str()).collect();
+        if ids.is_empty() {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "nothing was chosen"));
+        }
+        match one(&form, "act") {
+            "replay" => {
+                let letters = ids.iter().map(|id| found(&api, id)).collect::<Answered<Vec<_>>>()?;
+                replay(&api, &letters)?;
+                Ok(letters.first().map_or_else(|| "/".to_owned(), |letter| format!("/syncs/{}", in_path(&letter.sync))))
+            }
+            "drop" => {
+                let store = api.store.acting_as(&visitor.name);
+                for id in ids {
+                    let letter = found(&api, id)?;
+                    if !store.drop_dead_letter(letter.id)? {
+                        return Err(gone(id));
+                    }
+                }
+                Ok("/dead-letters".to_owned())
+            }
+            _ => Err(Problem::new(StatusCode::BAD_REQUEST, "say what becomes of them")),
+        }
+    });
+    Ok(Redirect::to(&done.await.map_err(Told)?))
+}
+
+/// Mends the record of a dead letter, and lets a run try it again where that is asked.
+pub(super) async fn edit(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Path(id): Path<String>,
+    Form(form): Fields,
+) -> Result<Redirect, Told> {
+    may(&visitor, one(&form, "csrf"), Role::Operator)?;
+    let done = blocking(move || {
+        let letter = found(&api, &id)?;
+        let empty = |name: &str| form.iter().any(|(known, _)| known.strip_prefix("null:") == Some(name));
+        let record: Map<String, Value> = form
+            .iter()
+            .filter_map(|(name, value)| Some((name.strip_prefix("value:")?, value)))
+            .map(|(name, value)| (name.to_owned(), if empty(name) { Value::Null } else { value.as_str().into() }))
+            .collect();
+        let record = Value::Object(record).to_string();
+        match api.store.acting_as(&visitor.name).edit_dead_letter(letter.id, one(&form, "known"), &record)? {
+            Ok(()) => {}
+            Err(Unedited::Gone) => return Err(gone(&id)),
+            Err(Unedited::Moved) => {
+                let detail =
+                    format!("dead letter {id} was changed by somebody else since you opened it; look at it again");
+                return Err(Problem::new(StatusCode::CONFLICT, detail));
+            }
+            Err(Unedited::Misshapen(what)) => return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what)),
+        }
+        if one(&form, "act") == "replay" {
+            replay(&api, std::slice::from_ref(&letter))?;
+            return Ok(format!("/syncs/{}", in_path(&letter.sync)));
+        }
+        Ok(format!("/dead-letters/{id}"))
+    });
+    Ok(Redirect::to(&done.await.map_err(Told)?))
+}

@@ -1,0 +1,54 @@
+//! What the console asks of the project that is served: what is mapped onto what, and what records and systems say now.
+
+use std::collections::BTreeMap;
+
+use model::Side;
+use serde::Serialize;
+
+/// A pair of fields, as a mapping has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct FieldPair {
+    /// The Salesforce field.
+    pub salesforce: Option<String>,
+    /// The external field.
+    pub external: Option<String>,
+    /// The expression whose value goes outside; the other field itself if there is none.
+    pub to_external: Option<String>,
+    /// The expression whose value goes to Salesforce.
+    pub to_salesforce: Option<String>,
+    /// The mapping whose links translate it.
+    pub lookup: Option<String>,
+    /// The side that owns it.
+    pub owner: Option<Side>,
+}
+
+/// A mapping and the syncs that put it to work.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Mapped {
+    /// Its name.
+    pub mapping: String,
+    /// Where it is written.
+    pub file: String,
+    /// Connection, object and key on the Salesforce side.
+    pub salesforce: [String; 3],
+    /// Connection, entity and key on the other.
+    pub external: [String; 3],
+    /// The pairs of fields.
+    pub fields: Vec<FieldPair>,
+    /// Its syncs.
+    pub syncs: Vec<String>,
+}
+
+/// A connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Connected {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// The syncs that use it.
+    pub syncs: Vec<String>,
+}
+
+/// A record's fields as its system has them; `None` where there is no such record.
+pub type Fields = Option<BTreeMap<String, Option<String>>>;

@@ -232,6 +232,12 @@ pub(crate) struct ReconcileConfig {
     /// Fields that are not compared, named likewise.
     #[serde(default)]
     pub(crate) ignore: Vec<String>,
+    /// When `bridgehead serve` compares both sides; only when it is asked to if there is none.
+    #[serde(default)]
+    pub(crate) schedule: Option<ScheduleConfig>,
+    /// True if what is missing or different is written then.
+    #[serde(default)]
+    pub(crate) repair: bool,
 }
 
 /// Which way records move.

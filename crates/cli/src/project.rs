@@ -12,7 +12,7 @@ use model::{Class, Side, text_of};
 use secrecy::SecretString;
 use serde_json::Value;
 use serde_saphyr::Spanned;
-use server::{Alerts, Connected, FieldPair, Fields, Mapped, Missed, Schedule};
+use server::{Alerts, Connected, FieldPair, Fields, Mapped, Missed, Schedule, ScheduleConfig};
 use state::{Files, Store};
 
 use crate::Failure;
@@ -301,14 +301,27 @@ impl Project {
             return Ok((None, Missed::default(), 0));
         };
         let Some(schedule) = &config.schedule else { return Ok((None, Missed::default(), config.priority)) };
-        let read = schedule.read().map_err(|what| wrong(format!("the sync {sync}: {what}")))?;
-        if let Schedule::After(other) = &read {
-            let known = self.config.syncs().iter().any(|config| config.sync == *other);
-            if !known || other == sync {
-                return Err(wrong(format!("the sync {sync} runs after {other:?}, which is no other sync")));
-            }
+        let read = self.read_schedule(sync, schedule)?;
+        if matches!(&read, Schedule::After(other) if other == sync) {
+            return Err(wrong(format!("the sync {sync} runs after itself; name another one")));
         }
         Ok((Some(read), schedule.missed, config.priority))
+    }
+
+    /// Returns when both sides of a sync are compared, and what becomes of times that were missed, where that is scheduled.
+    pub(crate) fn compare_schedule(&self, sync: &str) -> Result<Option<(Schedule, Missed)>, Failure> {
+        let Some(schedule) = self.reconciling(sync).schedule else { return Ok(None) };
+        Ok(Some((self.read_schedule(sync, &schedule)?, schedule.missed)))
+    }
+
+    fn read_schedule(&self, sync: &str, schedule: &ScheduleConfig) -> Result<Schedule, Failure> {
+        let read = schedule.read().map_err(|what| wrong(format!("the sync {sync}: {what}")))?;
+        if let Schedule::After(other) = &read
+            && !self.config.syncs().iter().any(|config| config.sync == *other)
+        {
+            return Err(wrong(format!("the sync {sync} has `after: {other:?}`, which is no sync")));
+        }
+        Ok(read)
     }
 
     /// Returns what people are told of, with where alerts go opened.

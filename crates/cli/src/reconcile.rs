@@ -2,9 +2,12 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use endpoint::Endpoint;
 use engine::{Kind, Progress, Reconcile, Reconciliation, Sync};
 use model::Class;
+use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use crate::commands::{advance, bar, failure, json, stop_on_interrupt, table};
@@ -24,10 +27,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FIELD")]
     ignore: Vec<String>,
     /// Most records of each kind of difference that are shown.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = SAMPLES)]
     samples: usize,
     /// Most differences that are looked at again, and repaired; the rest is counted as it was read.
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = LOOKS)]
     looks: usize,
     /// Write a page for people to this file, too.
     #[arg(long, value_name = "FILE")]
@@ -42,6 +45,31 @@ fn tolerance(text: &str) -> Result<(String, f64), String> {
     let (field, number) = text.split_once('=').ok_or_else(wrong)?;
     let number: f64 = number.parse().map_err(|_| wrong())?;
     if field.is_empty() || !number.is_finite() || number < 0.0 { Err(wrong()) } else { Ok((field.to_owned(), number)) }
+}
+
+/// Differences that are looked at again where nobody says how many.
+const LOOKS: usize = 100_000;
+/// Records of each kind of difference that are shown where nobody says how many.
+const SAMPLES: usize = 10;
+
+/// Compares both sides of a sync as `bridgehead.yaml` has it.
+pub(crate) async fn scheduled(
+    project: &Project,
+    sync: &Sync,
+    ends: (Arc<dyn Endpoint>, Arc<dyn Endpoint>),
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let configured = project.reconciling(&sync.name);
+    let wanted = Reconcile {
+        folder: project.state_folder(),
+        tolerances: configured.tolerance,
+        ignore: configured.ignore,
+        looks: LOOKS,
+        samples: SAMPLES,
+        repair: configured.repair,
+        stop,
+    };
+    one(project, sync, ends, &wanted, true).await.map(drop)
 }
 
 pub(crate) async fn run(project: &Project, arguments: &Arguments) -> Result<(), Failure> {
@@ -60,7 +88,8 @@ pub(crate) async fn run(project: &Project, arguments: &Arguments) -> Result<(), 
         };
         wanted.tolerances.extend(arguments.tolerance.iter().cloned());
         wanted.ignore.extend(arguments.ignore.iter().cloned());
-        let report = match one(project, &sync, &wanted, arguments.json).await {
+        let compared = one(project, &sync, project.endpoints(&sync)?, &wanted, arguments.json);
+        let report = match compared.await {
             Ok(report) => report,
             Err(failure) if stop.is_cancelled() => return Err(failure),
             Err(failure) => {
@@ -91,8 +120,13 @@ pub(crate) async fn run(project: &Project, arguments: &Arguments) -> Result<(), 
     Failure::all(failures)
 }
 
-async fn one(project: &Project, sync: &Sync, wanted: &Reconcile, quiet: bool) -> Result<Reconciliation, Failure> {
-    let (source, target) = project.endpoints(sync)?;
+async fn one(
+    project: &Project,
+    sync: &Sync,
+    (source, target): (Arc<dyn Endpoint>, Arc<dyn Endpoint>),
+    wanted: &Reconcile,
+    quiet: bool,
+) -> Result<Reconciliation, Failure> {
     let bar = bar(sync, quiet);
     let progress = |progress: Progress| advance(&bar, progress);
     let parents = |name: &str| project.parent_key(name);

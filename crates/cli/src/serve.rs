@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use engine::{Options, Replay};
 use model::{Class, Side};
-use server::{Alerts, AtOnce, Connected, Fields, Job, Mapped, Plan, Scheduler, Server, Work};
+use server::{Alerts, AtOnce, COMPARISON, Connected, Fields, Job, Mapped, Plan, Scheduler, Server, Work};
 use state::{Link, Store};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Failure;
 use crate::commands::{check_syncs, run_between, stop_on_interrupt};
 use crate::project::{FOLDERS, Place, Project};
+use crate::reconcile;
 
 /// How often the files of the project are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -43,13 +44,12 @@ fn plan_of(project: &Project) -> Result<Plan, Failure> {
     for sync in project.syncs(&[])? {
         let (schedule, missed, priority) = project.schedule(&sync.name)?;
         let connections = [&sync.definition.salesforce.connection, &sync.definition.external.connection];
-        jobs.push(Job {
-            sync: sync.name.clone(),
-            schedule,
-            missed,
-            priority,
-            connections: connections.into_iter().cloned().collect(),
-        });
+        let connections: Vec<String> = connections.into_iter().cloned().collect();
+        if let Some((schedule, missed)) = project.compare_schedule(&sync.name)? {
+            let (name, schedule) = (format!("{}{COMPARISON}", sync.name), Some(schedule));
+            jobs.push(Job { sync: name, schedule, missed, priority, connections: connections.clone() });
+        }
+        jobs.push(Job { sync: sync.name.clone(), schedule, missed, priority, connections });
     }
     let (all, connections): (usize, BTreeMap<String, usize>) = project.at_once();
     Ok(Plan { jobs, at_once: AtOnce { all, connections } })
@@ -67,18 +67,20 @@ impl Work for Served {
     fn run(&self, sync: &str, replay: BTreeSet<i64>, stop: CancellationToken) -> Result<bool, String> {
         let project = self.project();
         let run = async {
-            let syncs = project.syncs(&[sync.to_owned()])?;
+            let compared = sync.strip_suffix(COMPARISON);
+            let syncs = project.syncs(&[compared.unwrap_or(sync).to_owned()])?;
             let sync = syncs.first().ok_or_else(|| Failure::new(Class::Mapping, "it is gone"))?;
             // Others run beside it: its connections, and the calls they count, are its own.
             let ends = project.endpoints_apart(sync)?;
+            if compared.is_some() {
+                // What it found is kept; an alert tells people.
+                return reconcile::scheduled(&project, sync, ends, stop).await.map(|()| true);
+            }
             let replay = if replay.is_empty() { Replay::None } else { Replay::Only(replay) };
             let options = Options { stop, replay, ..Options::default() };
-            run_between(&project, sync, ends, &options, true).await
+            Ok(run_between(&project, sync, ends, &options, true).await?.green())
         };
-        match self.runtime.block_on(run) {
-            Ok(report) => Ok(report.green()),
-            Err(failure) => Err(failure.text),
-        }
+        self.runtime.block_on(run).map_err(|failure: Failure| failure.text)
     }
 
     fn mappings(&self) -> Vec<Mapped> {

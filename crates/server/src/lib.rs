@@ -27,7 +27,7 @@ pub use alerts::{Alerts, AlertsConfig, When, watch};
 pub use look::{Connected, FieldPair, Fields, Mapped};
 pub use metrics::NAMES as METRICS;
 pub use schedule::{Missed, Schedule, ScheduleConfig};
-pub use scheduler::{AtOnce, Handle, Job, Plan, Planned, Scheduler, Work};
+pub use scheduler::{AtOnce, COMPARISON, Handle, Job, Plan, Planned, Scheduler, Work};
 pub use versions::difference;
 
 /// Why there is no API.

@@ -20,6 +20,9 @@ use crate::schedule::{Missed, Schedule};
 /// Longest sleep: whoever sets the clock is noticed by then.
 const LOOK: Duration = Duration::from_secs(15);
 
+/// What stands behind the name of a sync in that of the job which compares both of its sides.
+pub const COMPARISON: &str = ": compare";
+
 /// A sync as it is scheduled.
 #[derive(Debug, Clone)]
 pub struct Job {

@@ -105,6 +105,11 @@ async fn syncs_run_by_schedule_one_behind_another_and_follow_the_project() -> Re
         "mapping: products, direction: to_salesforce",
         "mapping: products, direction: to_salesforce, schedule: { after: customers_out }",
     )?;
+    bench.edit(
+        "bridgehead.yaml",
+        "mapping: customers, direction",
+        "mapping: customers, reconcile: { schedule: { after: customers_out } }, direction",
+    )?;
     let served = Served::start(&bench)?;
     let one =
         |name: &'static str| move |answer: &Value| answer["runs"][0]["outcome"] == "green" && answer["sync"] == name;
@@ -112,6 +117,10 @@ async fn syncs_run_by_schedule_one_behind_another_and_follow_the_project() -> Re
     served.until("/api/v1/syncs/products_in", one("products_in")).await?;
     let rows: i64 = bench.erp()?.query_row("SELECT count(*) FROM customers", [], |row| row.get(0))?;
     assert_eq!(rows, 1);
+    let compared = |answer: &Value| answer["reconciliations"][0]["agrees"] == true;
+    served.until("/api/v1/reconciliations", compared).await?;
+    let planned = served.get("/api/v1/syncs/customers_out%3A%20compare").await?;
+    assert_eq!(planned["planned"]["failed"], Value::Null, "{planned}");
     let all = served.get("/api/v1/syncs").await?;
     let orders = all["syncs"].as_array().into_iter().flatten().find(|one| one["sync"] == "orders_in").cloned();
     assert_eq!(orders.ok_or("orders_in")?["last_run"], Value::Null, "nothing schedules it");
@@ -310,7 +319,7 @@ async fn people_are_told_of_an_alert_once_and_once_when_it_is_over() -> Result<(
     let first = said.recv().await.ok_or("a message")?;
     assert_eq!(
         first["text"],
-        "\u{2717} orders_in: 1 dead letters wait \u{2014} what to do: docs/runbooks/dead_letters.md"
+        "\u{2717} orders_in: 1 dead letter waits \u{2014} what to do: docs/runbooks/dead_letters.md"
     );
     let desk = told.recv().await.ok_or("a message")?;
     let alert = &desk["alerts"][0];
@@ -319,11 +328,11 @@ async fn people_are_told_of_an_alert_once_and_once_when_it_is_over() -> Result<(
         (&json!("dead_letters"), &json!("orders_in"), &json!("firing"))
     );
     served.until("/api/v1/alerts", |answer| answer["alerts"][0]["told"] == true).await?;
-    bench.expect(&["alerts"], 0, &["dead_letters", "orders_in", "1 dead letters wait", "yes"]).await?;
+    bench.expect(&["alerts"], 0, &["dead_letters", "orders_in", "1 dead letter waits", "yes"]).await?;
     let metrics = served.get("/metrics").await?;
     assert!(metrics.to_string().contains("bridgehead_alerts_firing{sync=\\\"orders_in\\\"} 1"), "{metrics}");
     let page = served.http.get(format!("{}/", served.url)).send().await?.text().await?;
-    assert!(page.contains("1 dead letters wait") && page.contains("/runbooks/dead_letters"), "{page}");
+    assert!(page.contains("1 dead letter waits") && page.contains("/runbooks/dead_letters"), "{page}");
     let book = served.http.get(format!("{}/runbooks/dead_letters", served.url)).send().await?.text().await?;
     assert!(book.contains("<h2>Put it right</h2>"), "{book}");
     // Whoever starts anew tells nobody again what they know.

@@ -215,6 +215,10 @@ struct Known<'k> {
     differs: bool,
 }
 
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 impl Rule {
     /// Says what is wrong by this rule, if anything is.
     fn holds(&self, known: &Known<'_>, now: DateTime<Utc>) -> Option<String> {
@@ -240,10 +244,11 @@ impl Rule {
                 let late = known.planned.running_since.is_none() && now - since > self.span;
                 late.then(|| format!("it was due at {} and has not begun", since.format("%Y-%m-%d %H:%M:%S UTC")))
             }
-            When::DeadLetters => (known.dead > self.count).then(|| format!("{} dead letters wait", known.dead)),
-            When::Conflicts => {
-                (known.held > self.count).then(|| format!("{} conflicts wait for a decision", known.held))
+            When::DeadLetters => {
+                (known.dead > self.count).then(|| counted(known.dead, "dead letter waits", "dead letters wait"))
             }
+            When::Conflicts => (known.held > self.count)
+                .then(|| counted(known.held, "conflict waits for a decision", "conflicts wait for a decision")),
             When::Budget => {
                 let left = known.run.as_ref()?.2["calls_left"].as_u64()?;
                 (left < self.count).then(|| format!("{left} API calls were left to the org after the last run"))
@@ -251,7 +256,8 @@ impl Rule {
             When::Drift => {
                 let drift = known.run.as_ref()?.2["drift"].as_array()?;
                 let first = drift.first()?.as_str()?;
-                Some(format!("{} changes of the entities, such as: {first}", drift.len()))
+                let count = counted(drift.len() as u64, "change", "changes");
+                Some(format!("{count} of the entities, such as: {first}"))
             }
             When::Difference => known.differs.then(|| "the last comparison found both sides to differ".to_owned()),
         }

@@ -17,7 +17,7 @@ use super::{Looking, Shown, Told, Visitor, may, page, token};
 use super::{alerts, record};
 use crate::api::{Api, blocking};
 use crate::problem::{Answered, Problem};
-use crate::scheduler::Planned;
+use crate::scheduler::{COMPARISON, Planned};
 
 /// Entries of a page.
 pub(super) const PAGE: usize = 50;
@@ -167,7 +167,7 @@ pub(super) async fn overview(
                     tbody { @for (sync, planned) in shown {
                         @let run = last.get(sync);
                         tr {
-                            th scope="row" { a href={ "/syncs/" (in_path(sync)) } { (sync) } }
+                            th scope="row" { a href={ "/syncs/" (in_path(sync.trim_end_matches(COMPARISON))) } { (sync) } }
                             td { (doing(planned)) }
                             td { @if let Some(run) = run {
                                 a href={ "/runs/" (run.id) } { (outcome(run)) } " " (time(run.ended.as_deref().unwrap_or(&run.started)))

@@ -84,7 +84,9 @@ fn changes(written: &Written) -> Markup {
         .collect();
     html! {
         @if written.op == "delete" { "the record" }
-        @for (name, old) in changed { div { strong { (name) } ": " (shown(old)) " \u{2192} " (shown(after.get(name))) } }
+        @for (name, old) in changed { div {
+            strong { (name) } ": " @if written.op != "insert" { (shown(old)) " \u{2192} " } (shown(after.get(name)))
+        } }
     }
 }
 

@@ -93,13 +93,20 @@ pub struct Request {
     pub body: Body,
     /// True when sending it twice does what sending it once does.
     pub idempotent: bool,
+    hidden: bool,
 }
 
 impl Request {
     /// Returns a request without headers or body.
     pub fn new(method: &'static str, url: impl Into<String>) -> Self {
         let idempotent = matches!(method, "GET" | "HEAD" | "PUT" | "DELETE");
-        Self { method, url: url.into(), headers: Vec::new(), body: Body::Empty, idempotent }
+        Self { method, url: url.into(), headers: Vec::new(), body: Body::Empty, idempotent, hidden: false }
+    }
+
+    /// The same request, whose address is a secret: its path is told nowhere.
+    pub fn hidden(mut self) -> Self {
+        self.hidden = true;
+        self
     }
 
     /// Returns a `GET`.
@@ -149,11 +156,17 @@ impl Request {
         let path = rest.find('/').map_or("", |at| &rest[at..]);
         path.split(['?', '#']).next().unwrap_or_default()
     }
+
+    /// Returns what may be told of the address.
+    fn told(&self) -> &str {
+        if self.hidden { self.host() } else { self.url.split('?').next().unwrap_or_default() }
+    }
 }
 
 impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}{}", self.method, self.host(), self.path())
+        let path = if self.hidden { "/..." } else { self.path() };
+        write!(f, "{} {}{path}", self.method, self.host())
     }
 }
 
@@ -295,7 +308,7 @@ impl Client {
     }
 
     async fn once(&self, request: &Request) -> Result<Response, Error> {
-        let bad = || Error::BadAddress { url: request.url.split('?').next().unwrap_or_default().to_owned() };
+        let bad = || Error::BadAddress { url: request.told().to_owned() };
         let method = request.method.parse().map_err(|_| bad())?;
         let url = reqwest::Url::parse(&request.url).map_err(|_| bad())?;
         // On one machine it takes longer to press and to unpack than to send.

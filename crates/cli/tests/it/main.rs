@@ -14,6 +14,7 @@ mod projects;
 mod reconcile;
 mod runs;
 mod sandbox;
+mod secrets;
 mod serve;
 mod two_way;
 mod two_way_crowd;

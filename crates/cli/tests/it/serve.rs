@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use crate::bench::{Bench, Failed};
 
 /// A server that ends with this value.
-struct Served {
-    child: Child,
-    url: String,
-    http: Client,
+pub(crate) struct Served {
+    pub(crate) child: Child,
+    pub(crate) url: String,
+    pub(crate) http: Client,
     token: Option<String>,
     /// Lines that it says about what went wrong.
-    errors: Receiver<String>,
+    pub(crate) errors: Receiver<String>,
 }
 
 impl Drop for Served {
@@ -30,8 +30,12 @@ impl Drop for Served {
 
 impl Served {
     fn start(bench: &Bench) -> Result<Self, Failed> {
+        Self::logging(bench, "warn")
+    }
+
+    pub(crate) fn logging(bench: &Bench, level: &str) -> Result<Self, Failed> {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let mut child = bench.command(&["serve", "--port", "0"]).spawn()?;
+        let mut child = bench.command(&["serve", "--port", "0"]).env("BRIDGEHEAD_LOG", level).spawn()?;
         let mut lines = std::io::BufReader::new(child.stdout.take().ok_or("its output")?);
         let mut line = String::new();
         lines.read_line(&mut line)?;
@@ -55,7 +59,12 @@ impl Served {
         }
     }
 
-    async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Result<(StatusCode, Value), Failed> {
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(StatusCode, Value), Failed> {
         let mut request = self.http.request(method.parse()?, format!("{}{path}", self.url));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -69,14 +78,14 @@ impl Served {
         Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 
-    async fn get(&self, path: &str) -> Result<Value, Failed> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, Failed> {
         let (status, answer) = self.call("GET", path, None).await?;
         assert_eq!(status, 200, "{path}: {answer}");
         Ok(answer)
     }
 
     /// Asks until the answer is as it should be.
-    async fn until(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Result<Value, Failed> {
+    pub(crate) async fn until(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Result<Value, Failed> {
         let asked = async {
             loop {
                 let answer = self.get(path).await?;
@@ -347,14 +356,19 @@ async fn people_are_told_of_an_alert_once_and_once_when_it_is_over() -> Result<(
 }
 
 impl Served {
-    async fn page(&self, path: &str) -> Result<String, Failed> {
+    pub(crate) async fn page(&self, path: &str) -> Result<String, Failed> {
         let answer = self.http.get(format!("{}{path}", self.url)).send().await?;
         assert_eq!(answer.status(), 200, "{path}");
         Ok(answer.text().await?)
     }
 
     /// Sends a form as its page has it, with what is changed in it.
-    async fn send(&self, path: &str, page: &str, changed: &[(&str, &str)]) -> Result<(StatusCode, String), Failed> {
+    pub(crate) async fn send(
+        &self,
+        path: &str,
+        page: &str,
+        changed: &[(&str, &str)],
+    ) -> Result<(StatusCode, String), Failed> {
         let (_, rest) = page.split_once("name=\"csrf\" value=\"").ok_or("no form")?;
         let csrf = rest.split('"').next().unwrap_or_default();
         let mut form = vec![("csrf", csrf)];

@@ -167,7 +167,7 @@ fn text(message: &Message) -> String {
 
 async fn post(http: &Client, request: Request) -> Result<(), String> {
     // What it is about carries an id: sent twice it is known.
-    let answer = http.send(&request.idempotent()).await.map_err(|error| error.to_string())?;
+    let answer = http.send(&request.idempotent().hidden()).await.map_err(|error| error.to_string())?;
     let status = answer.status();
     if (200..300).contains(&status) { Ok(()) } else { Err(format!("it was answered with {status}")) }
 }

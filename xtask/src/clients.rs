@@ -17,6 +17,7 @@ const PYTHON: &[&str] = &[
     "grpcio==1.85.3",
     "protobuf==7.36.2",
     "psycopg[binary]==3.3.9",
+    "schemathesis==4.32.5",
     // A client of CometD.
     "aiosfstream-ng==0.7.5",
     // A client of SOAP.

@@ -92,15 +92,16 @@ pub(crate) fn is_local_name(headers: &HeaderMap) -> bool {
 
 /// Returns the token with this secret; whoever guesses has to wait.
 pub(crate) fn token_of(api: &Api, secret: &str) -> Answered<Token> {
+    // Nobody who guesses keeps those out who have one.
+    if let Some(token) = api.store.token_of(secret.trim(), Utc::now())? {
+        return Ok(token);
+    }
     if api.wrong.are_too_many() {
         let detail = "too many wrong tokens of late; try again in a minute";
         return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
     }
-    let found = api.store.token_of(secret.trim(), Utc::now())?;
-    found.ok_or_else(|| {
-        api.wrong.add();
-        Problem::new(StatusCode::UNAUTHORIZED, "this token is not known, has expired, or was taken back")
-    })
+    api.wrong.add();
+    Err(Problem::new(StatusCode::UNAUTHORIZED, "this token is not known, has expired, or was taken back"))
 }
 
 fn caller(api: &Api, request: &Request) -> Answered<Caller> {

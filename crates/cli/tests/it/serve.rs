@@ -276,6 +276,8 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
         last = served.call("GET", "/api/v1/syncs", None).await?.0;
     }
     assert_eq!(last, 429);
+    served.token = Some(operator);
+    assert_eq!(served.call("GET", "/api/v1/syncs", None).await?.0, 200, "who has one is not kept out");
     let log = bench.path(".bridgehead");
     for entry in std::fs::read_dir(log)? {
         let bytes = std::fs::read(entry?.path())?;
@@ -537,6 +539,30 @@ async fn the_version_that_was_put_to_work_is_served() -> Result<(), Failed> {
     assert!(page.contains("shout") && page.contains("upper(value)"), "{page}");
     assert_eq!(served.get("/api/v1/versions").await?["versions"][0]["at_work"], true);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_is_as_its_description_says() -> Result<(), Failed> {
+    let missing = "BRIDGEHEAD_TEST_PYTHON is not set; `cargo xtask test` installs what it names";
+    let python = std::path::PathBuf::from(std::env::var("BRIDGEHEAD_TEST_PYTHON").map_err(|_| missing)?);
+    let bench = Bench::new().await?;
+    bench.client()?.create("Account", &json!({"Name": "Acme", "Customer_No__c": "C-1"})).await?;
+    bench.expect(&["run", "customers_out"], 0, &["1 created"]).await?;
+    bench.expect(&["deploy", "--reason", "first"], 0, &["Version 1"]).await?;
+    let token = bench.call(&["token", "make", "stranger", "--role", "operator"]).await?.stdout;
+    let served = Served::start(&bench)?;
+    let mut command = std::process::Command::new(python.with_file_name("schemathesis"));
+    command.args(["run", &format!("{}/api/v1/openapi.json", served.url), "--max-examples", "20", "--no-color"]);
+    command.args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]);
+    command.args(["-H", &format!("Authorization: Bearer {}", String::from_utf8(token)?.trim())]);
+    // What it finds it would keep beside it.
+    command.current_dir(bench.path("."));
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("generated") && text.contains("passed"), "{text}");
+    assert!(!text.contains("Rate limited") && !text.contains("401 Unauthorized"), "{text}");
+    served.get("/health").await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

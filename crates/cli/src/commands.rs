@@ -13,6 +13,7 @@ use model::Class;
 use state::DeadLetter;
 use tokio_util::sync::CancellationToken;
 
+use crate::lineage::Ended;
 use crate::project::Project;
 use crate::{Failure, config};
 
@@ -222,13 +223,22 @@ pub(crate) async fn run_between(
     let bar = bar(sync, quiet);
     let progress = |progress: Progress| advance(&bar, progress);
     let parents = |name: &str| project.parent_key(name);
+    let lineage = project.lineage()?;
+    let told = match &lineage {
+        Some(lineage) => Some(lineage.begin(sync).await),
+        None => None,
+    };
     let result = if sync.two_way.is_some() {
         engine::run_pairs(sync, [&*source, &*target], &project.store, &parents, options, &progress).await
     } else {
         engine::run(sync, &*source, &*target, &project.store, &parents, options, &progress).await
     };
     bar.finish_and_clear();
-    result.map_err(|error| failure(project, sync, &error))
+    let result = result.map_err(|error| failure(project, sync, &error));
+    if let Some(told) = told {
+        told.end(result.as_ref().map_or_else(|failure| Ended::Failed(&failure.text), Ended::Done)).await;
+    }
+    result
 }
 
 /// Returns the line that says what a run did.

@@ -12,6 +12,8 @@ use serde_json::{Map, Value, json};
 use serde_saphyr::Spanned;
 use server::{AlertsConfig, ScheduleConfig};
 
+use crate::lineage::LineageConfig;
+
 /// A project: connections, and syncs between them.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +32,9 @@ pub(crate) struct Config {
     /// What people are told of, and where.
     #[serde(default)]
     pub(crate) alerts: AlertsConfig,
+    /// A catalog that is told which columns went where, by OpenLineage.
+    #[serde(default)]
+    pub(crate) lineage: Option<LineageConfig>,
     /// The state file, relative to the project; `.bridgehead/state.db` if it is not given, and `.bridgehead/NAME/state.db` in an
     /// environment.
     #[serde(default)]
@@ -50,6 +55,7 @@ impl Config {
     pub(crate) fn overlay(&mut self, overlay: Overlay) -> Result<(), String> {
         self.serve = overlay.serve.unwrap_or(std::mem::take(&mut self.serve));
         self.state = overlay.state.or(self.state.take());
+        self.lineage = overlay.lineage.or(self.lineage.take());
         self.alerts = overlay.alerts.unwrap_or(std::mem::take(&mut self.alerts));
         for (name, own) in overlay.syncs {
             let sync = self.syncs.iter_mut().flatten().find(|sync| sync.sync == name).ok_or(name)?;
@@ -76,6 +82,9 @@ pub(crate) struct Overlay {
     /// What people are told of, and where.
     #[serde(default)]
     alerts: Option<AlertsConfig>,
+    /// A catalog that is told which columns went where.
+    #[serde(default)]
+    lineage: Option<LineageConfig>,
     /// The state file.
     #[serde(default)]
     state: Option<PathBuf>,

@@ -17,6 +17,7 @@ use state::{Files, Store};
 
 use crate::Failure;
 use crate::config::{Config, DeletesConfig, DirectionConfig, Overlay, ReconcileConfig, SyncConfig, kinds, lay_over};
+use crate::lineage::Lineage;
 
 /// The file that makes a folder a project.
 const FILE: &str = "bridgehead.yaml";
@@ -330,6 +331,14 @@ impl Project {
         let follow = Follow(&self.place.folder);
         let resolve = |text: &str| follow.secret(text).map_err(|error| error.to_string());
         self.config.alerts.read(&known, &resolve).map_err(wrong)
+    }
+
+    /// Returns the catalog that is told which columns went where, if there is one.
+    pub(crate) fn lineage(&self) -> Result<Option<Lineage>, Failure> {
+        let follow = Follow(&self.place.folder);
+        let resolve = |text: &str| follow.secret(text).map_err(|error| error.to_string());
+        let opened = self.config.lineage.as_ref().map(|lineage| lineage.open(resolve)).transpose();
+        opened.map_err(|what| wrong(format!("`lineage`: {what}")))
     }
 
     /// Returns how many syncs run at once, in all and by connection.

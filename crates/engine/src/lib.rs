@@ -17,6 +17,7 @@ mod sync;
 mod two_way;
 
 pub use follow::follow;
+pub use mapping::Made;
 pub use merge::{Contested, Policy};
 pub use prepare::{Forecast, check, forecast};
 pub use reconcile::{Difference, FieldDifference, Kind, Reconcile, Reconciliation, Repair, reconcile};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::error::ArrowError;
-use mapping::Mistake;
+use mapping::{Made, Mistake};
 use model::{Class, Fingerprint};
 use serde::{Deserialize, Serialize};
 
@@ -240,6 +240,9 @@ pub struct Report {
     /// Fields that are made of others, with the time as of which their values are right.
     #[serde(default)]
     pub derived: BTreeMap<String, String>,
+    /// What fields of the targets are made of; told, and not kept.
+    #[serde(skip)]
+    pub lineage: Vec<Made>,
     /// Time until batches came, in milliseconds.
     pub read_ms: u64,
     /// Time spent mapping, in milliseconds.

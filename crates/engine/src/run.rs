@@ -145,6 +145,7 @@ pub(crate) async fn running<'r>(
     }
     let run = store.begin_run(&sync.name, Utc::now())?;
     let (dead, parked) = store.count_dead_letters(Some(&sync.name))?;
+    let lineage = prepared.plan.lineage();
     Ok(Running {
         sync,
         source,
@@ -156,7 +157,7 @@ pub(crate) async fn running<'r>(
         checkpoint,
         letters: dead + parked > 0,
         calls_before,
-        report: Report { run, sync: sync.name.clone(), drift, version: sync.version, ..Report::default() },
+        report: Report { run, sync: sync.name.clone(), drift, version: sync.version, lineage, ..Report::default() },
         writing: VecDeque::new(),
         storing: None,
     })

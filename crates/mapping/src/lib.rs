@@ -9,5 +9,5 @@ mod plan;
 mod two_way;
 
 pub use definition::{Capture, Definition, Direction, External, Match, Mistake, OnFail, Owner, Pair, Rule, Salesforce};
-pub use plan::{Links, Mapped, Parents, Plan, Rejected};
+pub use plan::{Links, Made, Mapped, Parents, Plan, Rejected};
 pub use two_way::{TwoWay, TwoWayField};

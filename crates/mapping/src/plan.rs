@@ -8,6 +8,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::collect_columns;
 use model::{Conversion, Entity, Field, RecordError, Side, Type, text_of};
 use serde_saphyr::Spanned;
 
@@ -105,6 +106,19 @@ pub struct Mapped {
     pub warnings: u64,
 }
 
+/// A field of the target, and what its value is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The side of the field.
+    pub side: Side,
+    /// The field.
+    pub field: String,
+    /// Fields of the other side.
+    pub from: Vec<String>,
+    /// True where it is the value of the one field.
+    pub as_it_is: bool,
+}
+
 impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Plan")
@@ -168,6 +182,27 @@ impl Plan {
             Some(plan) if planner.mistakes.is_empty() => Ok(plan),
             _ => Err(planner.mistakes),
         }
+    }
+
+    /// Returns for each field of the target what its value is made of.
+    pub fn lineage(&self) -> Vec<Made> {
+        let made = self.outputs.iter().map(|output| {
+            let (columns, as_it_is): (Vec<usize>, bool) = match &output.from {
+                From::Column(column) => (vec![*column], true),
+                From::Link { column, .. } => (vec![*column], false),
+                From::Expression { run, value, .. } => {
+                    // The column behind those of the source is `value`, which is one of them.
+                    let own = |column: usize| if column < self.source_fields.len() { Some(column) } else { *value };
+                    (collect_columns(run).iter().filter_map(|column| own(column.index())).collect(), false)
+                }
+            };
+            let mut from: Vec<String> =
+                columns.into_iter().filter_map(|column| self.source_fields.get(column).cloned()).collect();
+            from.sort();
+            from.dedup();
+            Made { side: self.source.other(), field: output.field.name.clone(), from, as_it_is }
+        });
+        made.collect()
     }
 
     /// Maps a batch whose columns are [`Self::source_fields`]. A row that can't be mapped is set aside with

@@ -18,6 +18,8 @@ use crate::error::Error;
 /// Source: Bulk API 2.0 Developer Guide, "Upload Job Data".
 pub const MAX_UPLOAD_BYTES: u64 = 100_000_000;
 
+/// By how much a pause grows where nothing tells how far a job is: a third of the wait may be in vain.
+const STEP: f64 = 1.5;
 /// Longest pause before a question about a job that tells how far it is, in pauses between those about others.
 const FORESEEN: u32 = 15;
 
@@ -199,7 +201,7 @@ impl Client {
                     let left = begun.elapsed().mul_f64((rows - now.1) as f64 / done as f64);
                     (left / 2).clamp(least, interval * FORESEEN)
                 }
-                _ => (pause * 2).min(interval),
+                _ => pause.mul_f64(STEP).min(interval),
             };
             tokio::time::sleep(pause).await;
         }

@@ -590,16 +590,20 @@ impl Store {
                     "INSERT INTO link (mapping, salesforce, external, side, base, {seen}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
                      ON CONFLICT DO NOTHING"
                 ))?;
+                // What is the same for all of them is told once.
+                for statement in [&mut renew, &mut tie, &mut add] {
+                    statement.raw_bind_parameter(1, mapping)?;
+                    statement.raw_bind_parameter(6, run)?;
+                }
                 // Where one link is new the next is, too, as a rule, and the same is true of those that are known.
                 let mut new = false;
-                for Link { salesforce, external, side, base, .. } in &commit.links {
-                    let values = params![mapping, salesforce, external, side_number(*side), base, run];
-                    if new && add.execute(values)? > 0 {
+                for link in &commit.links {
+                    if new && execute_for(&mut add, link)? > 0 {
                         continue;
                     }
-                    new = renew.execute(values)? == 0;
+                    new = execute_for(&mut renew, link)? == 0;
                     if new {
-                        tie.execute(values)?;
+                        execute_for(&mut tie, link)?;
                     }
                 }
                 let mut unlink = transaction
@@ -881,6 +885,15 @@ fn run(row: &rusqlite::Row<'_>) -> rusqlite::Result<Run> {
         outcome: row.get(4)?,
         body: row.get(5)?,
     })
+}
+
+/// Executes a statement whose parameters 2 to 5 are those of a link.
+fn execute_for(statement: &mut rusqlite::Statement<'_>, link: &Link) -> rusqlite::Result<usize> {
+    statement.raw_bind_parameter(2, link.salesforce.as_str())?;
+    statement.raw_bind_parameter(3, link.external.as_str())?;
+    statement.raw_bind_parameter(4, side_number(link.side))?;
+    statement.raw_bind_parameter(5, link.base.as_slice())?;
+    statement.raw_execute()
 }
 
 fn set_checkpoint(db: &Connection, sync: &str, checkpoint: &Checkpoint) -> rusqlite::Result<()> {

@@ -286,6 +286,41 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_is_told_which_columns_went_where() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    let (url, mut told) = receiver(0).await?;
+    let config = std::fs::read_to_string(bench.path("bridgehead.yaml"))?;
+    let lineage = format!("lineage: {{ url: \"{url}\", namespaces: {{ erp: \"sqlite://erp\" }} }}\n");
+    std::fs::write(bench.path("bridgehead.yaml"), format!("{config}{lineage}"))?;
+    bench.expect(&["run", "customers_out"], 0, &["no row missing"]).await?;
+    let (begun, ended) = (told.recv().await.ok_or("an event")?, told.recv().await.ok_or("an event")?);
+    assert_eq!((&begun["eventType"], &ended["eventType"]), (&json!("START"), &json!("COMPLETE")));
+    assert_eq!(begun["run"]["runId"], ended["run"]["runId"]);
+    assert_eq!(ended["job"], json!({"namespace": "bridgehead", "name": "customers_out"}));
+    assert_eq!(ended["inputs"][0]["namespace"], "bridgehead/crm");
+    let output = &ended["outputs"][0];
+    assert_eq!((&output["namespace"], &output["name"]), (&json!("sqlite://erp"), &json!("customers")));
+    let fields = &output["facets"]["columnLineage"]["fields"];
+    let from = |field: &str| -> Vec<Value> {
+        let inputs = fields[field]["inputFields"].as_array().into_iter().flatten();
+        inputs.map(|input| json!([input["field"], input["transformations"][0]["subtype"]])).collect()
+    };
+    assert_eq!(from("city"), [json!(["BillingCity", "IDENTITY"])]);
+    assert_eq!(from("country"), [json!(["BillingCountry", "TRANSFORMATION"])], "`value` is the paired field");
+    assert_eq!(from("address"), [json!(["BillingCity", "TRANSFORMATION"]), json!(["BillingStreet", "TRANSFORMATION"])]);
+    // A run that fails says so, and a catalog that is away makes none fail.
+    bench.erp()?.execute_batch("DROP TABLE customers")?;
+    bench.expect(&["run", "customers_out"], 4, &[]).await?;
+    assert_eq!(told.recv().await.ok_or("an event")?["eventType"], "START");
+    let failed = told.recv().await.ok_or("an event")?;
+    assert_eq!(failed["eventType"], "FAIL");
+    assert!(failed["run"]["facets"]["errorMessage"]["message"].to_string().contains("customers"), "{failed}");
+    bench.edit("bridgehead.yaml", &url, "http://127.0.0.1:9/")?;
+    bench.client()?.create("Product2", &json!({"Name": "Tourer", "Model_No__c": "M-01"})).await?;
+    bench.expect(&["run", "products_in"], 0, &["no row missing"]).await
+}
+
 /// A place that takes messages by POST; `refusing` of them first are refused.
 async fn receiver(refusing: usize) -> Result<(String, tokio::sync::mpsc::UnboundedReceiver<Value>), Failed> {
     let (sender, messages) = tokio::sync::mpsc::unbounded_channel();

@@ -23,30 +23,15 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 #[async_trait]
 impl Sink for Postgres {
     async fn write(&self, target: &Target, changes: &ChangeBatch) -> Result<Vec<Outcome>> {
-        let what = format!("cannot write to {}", target.entity.name);
-        let mut client = self.borrow().await?;
-        let transaction = client.client()?.transaction().await.map_err(failed(what.as_str()))?;
-        let mut merge = Merge::new(target, changes, &transaction)?;
-        // Where the key does not stand alone, the same row could come twice and nobody would say so.
-        let alone = target.entity.field(&target.key).is_some_and(|field| field.unique);
-        if alone && self.is_fresh(&target.entity.name, &transaction).await.map_err(failed(what.as_str()))? {
-            if merge.add().await? {
-                transaction.commit().await.map_err(failed(what))?;
-                return Ok(vec![Outcome::Applied { created: true, id: None }; changes.len()]);
-            }
-            self.fresh.lock().unwrap_or_else(PoisonError::into_inner).insert(target.entity.name.clone(), false);
+        let (this, target, changes) = (self.clone(), target.clone(), changes.clone());
+        // Apart from whoever asks: rows go on flowing while those behind them are read and mapped.
+        let writing = tokio::spawn(async move { this.write_apart(&target, &changes).await });
+        let mut writing = AbortOnDrop(writing);
+        match (&mut writing.0).await {
+            Ok(outcomes) => outcomes,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(error) => Err(Error::new(Class::Internal, "a write ended early").caused_by(error)),
         }
-        merge.stage().await?;
-        for op in [Op::Upsert, Op::Delete] {
-            let rows: Vec<usize> =
-                (0..changes.len()).filter(|row| changes.ops[*row] == op && !merge.outcomes.contains_key(row)).collect();
-            if !rows.is_empty() {
-                merge.apply(op, &rows).await?;
-            }
-        }
-        let outcomes = merge.outcomes;
-        transaction.commit().await.map_err(failed(what))?;
-        Ok((0..changes.len()).map(|row| outcomes.get(&row).cloned().unwrap_or(Outcome::Unchanged)).collect())
     }
 
     async fn revise(&self, target: &Target, changes: &Guarded) -> Result<Vec<Outcome>> {
@@ -81,7 +66,43 @@ impl Sink for Postgres {
     }
 }
 
+/// A task that ends with this value.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Postgres {
+    async fn write_apart(&self, target: &Target, changes: &ChangeBatch) -> Result<Vec<Outcome>> {
+        let what = format!("cannot write to {}", target.entity.name);
+        let mut client = self.borrow().await?;
+        let transaction = client.client()?.transaction().await.map_err(failed(what.as_str()))?;
+        let mut merge = Merge::new(target, changes, &transaction)?;
+        // Where the key does not stand alone, the same row could come twice and nobody would say so.
+        let alone = target.entity.field(&target.key).is_some_and(|field| field.unique);
+        if alone && self.is_fresh(&target.entity.name, &transaction).await.map_err(failed(what.as_str()))? {
+            if merge.add().await? {
+                transaction.commit().await.map_err(failed(what))?;
+                return Ok(vec![Outcome::Applied { created: true, id: None }; changes.len()]);
+            }
+            self.fresh.lock().unwrap_or_else(PoisonError::into_inner).insert(target.entity.name.clone(), false);
+        }
+        merge.stage().await?;
+        for op in [Op::Upsert, Op::Delete] {
+            let rows: Vec<usize> =
+                (0..changes.len()).filter(|row| changes.ops[*row] == op && !merge.outcomes.contains_key(row)).collect();
+            if !rows.is_empty() {
+                merge.apply(op, &rows).await?;
+            }
+        }
+        let outcomes = merge.outcomes;
+        transaction.commit().await.map_err(failed(what))?;
+        Ok((0..changes.len()).map(|row| outcomes.get(&row).cloned().unwrap_or(Outcome::Unchanged)).collect())
+    }
+
     /// True where a table was empty, and took all that was added since.
     async fn is_fresh(
         &self,

@@ -303,6 +303,7 @@ pub async fn run_pairs(
     let drift = prepared.drift(sync, store)?;
     let mut report =
         Report { run: store.begin_run(&sync.name, Utc::now())?, drift, version: sync.version, ..Report::default() };
+    report.lineage = SIDES.into_iter().flat_map(|side| prepared.plan.from(side).lineage()).collect();
     let result = if sync.drift == Drift::Stop && !report.drift.is_empty() && !options.force {
         Err(Error::Drift { sync: sync.name.clone(), what: report.drift.clone() })
     } else {

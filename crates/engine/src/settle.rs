@@ -144,11 +144,10 @@ impl<'r> Running<'r> {
     /// Begins to write a chunk when fewer are being written than the target takes at once. The writing goes on as [`writing`]
     /// or [`Running::written`] is waited for.
     pub(crate) async fn settle_ahead(&mut self, chunk: Chunk, full: bool) -> Result<(), Error> {
-        // It is made ready while those before it are written.
-        let writing = self.begin_chunk(chunk, full)?;
         while self.writing.len() >= self.target.capabilities().writes_at_once.max(1) {
             self.written().await?;
         }
+        let writing = self.begin_chunk(chunk, full)?;
         self.writing.push_back(writing);
         Ok(())
     }

@@ -41,6 +41,8 @@ pub struct Postgres {
     turns: Arc<Mutex<HashMap<String, Arc<listen::Turn>>>>,
     /// Tables that were looked at before something was written, and whether all that comes is new there, as far as is known.
     fresh: Arc<Mutex<HashMap<String, bool>>>,
+    /// Whose turn it is to write: writes come in the order in which they were asked for.
+    writing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Connections that are kept for the next call.
@@ -79,6 +81,7 @@ impl Postgres {
             idle: Arc::default(),
             turns: Arc::default(),
             fresh: Arc::default(),
+            writing: Arc::default(),
         })
     }
 
@@ -225,7 +228,7 @@ impl Catalog for Postgres {
             creates_entities: true,
             write_rows: 16_384,
             two_way: true,
-            writes_at_once: 1,
+            writes_at_once: 2,
             guards_by_second: false,
             only_tells: false,
         }

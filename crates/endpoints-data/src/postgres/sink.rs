@@ -2,7 +2,7 @@
 //! binary COPY in, then one merge. When the merge fails on a row, the rows are halved until the failing ones stand alone.
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use arrow::array::{Array as _, ArrayRef};
 use async_trait::async_trait;
@@ -24,8 +24,9 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 impl Sink for Postgres {
     async fn write(&self, target: &Target, changes: &ChangeBatch) -> Result<Vec<Outcome>> {
         let (this, target, changes) = (self.clone(), target.clone(), changes.clone());
+        let turn = Arc::clone(&self.writing).lock_owned().await;
         // Apart from whoever asks: rows go on flowing while those behind them are read and mapped.
-        let writing = tokio::spawn(async move { this.write_apart(&target, &changes).await });
+        let writing = tokio::spawn(async move { this.write_apart(&target, &changes, turn).await });
         let mut writing = AbortOnDrop(writing);
         match (&mut writing.0).await {
             Ok(outcomes) => outcomes,
@@ -76,7 +77,14 @@ impl<T> Drop for AbortOnDrop<T> {
 }
 
 impl Postgres {
-    async fn write_apart(&self, target: &Target, changes: &ChangeBatch) -> Result<Vec<Outcome>> {
+    /// Writes in a transaction of its own. The next may begin as soon as all rows of this one are there: what it has to
+    /// know of them it waits for.
+    async fn write_apart(
+        &self,
+        target: &Target,
+        changes: &ChangeBatch,
+        turn: tokio::sync::OwnedMutexGuard<()>,
+    ) -> Result<Vec<Outcome>> {
         let what = format!("cannot write to {}", target.entity.name);
         let mut client = self.borrow().await?;
         let transaction = client.client()?.transaction().await.map_err(failed(what.as_str()))?;
@@ -85,6 +93,7 @@ impl Postgres {
         let alone = target.entity.field(&target.key).is_some_and(|field| field.unique);
         if alone && self.is_fresh(&target.entity.name, &transaction).await.map_err(failed(what.as_str()))? {
             if merge.add().await? {
+                drop(turn);
                 transaction.commit().await.map_err(failed(what))?;
                 return Ok(vec![Outcome::Applied { created: true, id: None }; changes.len()]);
             }

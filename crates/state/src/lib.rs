@@ -6,7 +6,9 @@
 
 mod alerts;
 mod audit;
+mod letters;
 mod pairs;
+mod plans;
 mod records;
 mod schema;
 mod tokens;
@@ -14,8 +16,10 @@ mod versions;
 
 pub use alerts::Alert;
 pub use audit::{AuditEntry, Happened, Verdict, Verified, Wanted};
+pub use letters::{DeadLetter, Unedited};
 pub use pairs::{Conflict, Image, Intent, Noted, PairCommit, Revisit, ShownStream, letter_key};
-pub use records::{IMAGE_DAYS, Unedited, Written};
+pub use plans::{RECONCILIATIONS, Reconciled};
+pub use records::{IMAGE_DAYS, Written};
 pub use tokens::{Role, Token, new_secret};
 pub use versions::{Files, Version};
 
@@ -169,21 +173,6 @@ fn side_number(side: Side) -> i64 {
     }
 }
 
-fn dead_letter(row: &rusqlite::Row<'_>) -> rusqlite::Result<DeadLetter> {
-    Ok(DeadLetter {
-        id: row.get(0)?,
-        sync: row.get(1)?,
-        run: row.get(2)?,
-        state: row.get(3)?,
-        key: row.get(4)?,
-        op: row.get(5)?,
-        record: row.get(6)?,
-        code: row.get(7)?,
-        message: row.get(8)?,
-        at: row.get(9)?,
-    })
-}
-
 fn link(row: &rusqlite::Row<'_>) -> rusqlite::Result<Link> {
     Ok(Link {
         salesforce: row.get(0)?,
@@ -192,31 +181,6 @@ fn link(row: &rusqlite::Row<'_>) -> rusqlite::Result<Link> {
         base: row.get(3)?,
         row: row.get(4)?,
     })
-}
-
-/// A change that could not be applied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeadLetter {
-    /// Its number; 0 before it is stored.
-    pub id: i64,
-    /// The sync.
-    pub sync: String,
-    /// The run that met it.
-    pub run: i64,
-    /// `dead`, or `parked` while it waits for its parent.
-    pub state: String,
-    /// Key of the record in the source.
-    pub key: String,
-    /// `upsert` or `delete`.
-    pub op: String,
-    /// The whole source record, as a JSON object of texts and nulls.
-    pub record: String,
-    /// Code of the reason.
-    pub code: String,
-    /// The reason.
-    pub message: String,
-    /// When, in RFC 3339.
-    pub at: String,
 }
 
 /// A run, for people and machines to look at.
@@ -233,24 +197,6 @@ pub struct Run {
     /// `running`, `green`, `red`, `stopped`, or `cut off` by a crash.
     pub outcome: String,
     /// Counts and timings, as JSON.
-    pub body: String,
-}
-
-/// Comparisons of a sync that are kept.
-pub const RECONCILIATIONS: u32 = 100;
-
-/// What came of comparing both sides of a sync.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reconciled {
-    /// Its number.
-    pub id: i64,
-    /// The sync.
-    pub sync: String,
-    /// When it began, in RFC 3339.
-    pub at: String,
-    /// True when both sides held the same.
-    pub agrees: bool,
-    /// Counts and samples, as JSON.
     pub body: String,
 }
 
@@ -490,18 +436,6 @@ impl Store {
         })
     }
 
-    /// Returns for each sync that has any the number of its dead letters, and of its parked changes.
-    pub fn letters_by_sync(&self) -> Result<HashMap<String, (u64, u64)>> {
-        self.with(|db| {
-            let sql = "SELECT sync, count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'parked')
-                       FROM dead_letter GROUP BY sync";
-            let counts = |row: &rusqlite::Row<'_>| {
-                Ok((row.get(0)?, (row.get::<_, i64>(1)?.cast_unsigned(), row.get::<_, i64>(2)?.cast_unsigned())))
-            };
-            db.prepare_cached(sql)?.query_map([], counts)?.collect()
-        })
-    }
-
     /// Returns for each sync that has any the number of conflicts that wait for a person.
     pub fn held_by_sync(&self) -> Result<HashMap<String, u64>> {
         self.with(|db| {
@@ -691,169 +625,6 @@ impl Store {
         let body: Option<String> =
             self.with(|db| db.query_row(sql, params![sync, side_number(side)], |row| row.get(0)).optional())?;
         Ok(body.and_then(|body| serde_json::from_str(&body).ok()))
-    }
-
-    /// Returns at most `limit` dead letters with a number above `after`, oldest first; only those of `sync` and in
-    /// `state` where these are given.
-    pub fn dead_letters(
-        &self,
-        sync: Option<&str>,
-        state: Option<&str>,
-        after: i64,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        self.with(|db| {
-            let sql = "SELECT id, sync, run, state, key, op, record, code, message, at FROM dead_letter
-                       WHERE (?1 IS NULL OR sync = ?1) AND (?2 IS NULL OR state = ?2) AND id > ?3 ORDER BY id LIMIT ?4";
-            db.prepare_cached(sql)?.query_map(params![sync, state, after, limit as i64], dead_letter)?.collect()
-        })
-    }
-
-    /// Returns one dead letter.
-    pub fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>> {
-        self.with(|db| {
-            let sql = "SELECT id, sync, run, state, key, op, record, code, message, at FROM dead_letter WHERE id = ?1";
-            db.query_row(sql, [id], dead_letter).optional()
-        })
-    }
-
-    /// Returns what the dead letters of a sync with this reason are known by.
-    pub fn letters_for(&self, sync: &str, code: &str) -> Result<Vec<String>> {
-        self.with(|db| {
-            db.prepare_cached("SELECT key FROM dead_letter WHERE sync = ?1 AND code = ?2")?
-                .query_map([sync, code], |row| row.get(0))?
-                .collect()
-        })
-    }
-
-    /// Returns the number of the newest dead letter; 0 when there is none.
-    pub fn last_dead_letter(&self) -> Result<i64> {
-        self.with(|db| db.query_row("SELECT coalesce(max(id), 0) FROM dead_letter", [], |row| row.get(0)))
-    }
-
-    /// Returns the number of dead letters, those that are parked apart.
-    pub fn count_dead_letters(&self, sync: Option<&str>) -> Result<(u64, u64)> {
-        self.with(|db| {
-            let sql = "SELECT count(*) FILTER (WHERE state = 'dead'), count(*) FILTER (WHERE state = 'parked')
-                       FROM dead_letter WHERE ?1 IS NULL OR sync = ?1";
-            db.query_row(sql, [sync], |row| {
-                Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get::<_, i64>(1)?.cast_unsigned()))
-            })
-        })
-    }
-
-    /// Forgets a dead letter; false when there is none of this number.
-    pub fn drop_dead_letter(&self, id: i64) -> Result<bool> {
-        self.with(|db| {
-            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let sql = "DELETE FROM dead_letter WHERE id = ?1 RETURNING sync, run, key, code";
-            let gone = transaction
-                .query_row(sql, [id], |row| {
-                    let (sync, run): (String, i64) = (row.get(0)?, row.get(1)?);
-                    Ok((
-                        sync,
-                        run,
-                        json!({"dead_letter": id, "key": row.get::<_, String>(2)?, "code": row.get::<_, String>(3)?}),
-                    ))
-                })
-                .optional()?;
-            if let Some((sync, run, told)) = &gone {
-                audit::append(&transaction, &self.actor, Happened::DeadLetterDropped, Some(sync), Some(*run), told)?;
-            }
-            transaction.commit()?;
-            Ok(gone.is_some())
-        })
-    }
-
-    /// Keeps what came of comparing both sides of a sync, and returns its number; of each sync the newest
-    /// [`RECONCILIATIONS`] are kept.
-    pub fn keep_reconciliation(&self, sync: &str, at: &str, agrees: bool, body: &str) -> Result<i64> {
-        self.with(|db| {
-            let transaction = db.transaction()?;
-            let sql = "INSERT INTO reconciliation (sync, at, agrees, body) VALUES (?1, ?2, ?3, ?4)";
-            transaction.execute(sql, params![sync, at, agrees, body])?;
-            let id = transaction.last_insert_rowid();
-            let sql = "DELETE FROM reconciliation WHERE sync = ?1 AND id <= (SELECT id FROM reconciliation
-                       WHERE sync = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)";
-            transaction.execute(sql, params![sync, RECONCILIATIONS])?;
-            let told = json!({"reconciliation": id, "agrees": agrees});
-            audit::append(&transaction, &self.actor, Happened::Reconciled, Some(sync), None, &told)?;
-            transaction.commit()?;
-            Ok(id)
-        })
-    }
-
-    /// Returns what came of the newest comparisons, newest first; only those of `sync` where it is given.
-    pub fn reconciliations(&self, sync: Option<&str>, limit: u32) -> Result<Vec<Reconciled>> {
-        self.with(|db| {
-            let sql = "SELECT id, sync, at, agrees, body FROM reconciliation WHERE ?1 IS NULL OR sync = ?1
-                       ORDER BY id DESC LIMIT ?2";
-            db.prepare_cached(sql)?
-                .query_map(params![sync, limit], |row| {
-                    Ok(Reconciled {
-                        id: row.get(0)?,
-                        sync: row.get(1)?,
-                        at: row.get(2)?,
-                        agrees: row.get(3)?,
-                        body: row.get(4)?,
-                    })
-                })?
-                .collect()
-        })
-    }
-
-    /// Returns when each sync is to run next, as far as that was planned.
-    pub fn planned(&self) -> Result<HashMap<String, DateTime<Utc>>> {
-        self.with(|db| {
-            let mut planned = HashMap::new();
-            let mut statement = db.prepare_cached("SELECT sync, due FROM planned")?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                let (sync, due): (String, String) = (row.get(0)?, row.get(1)?);
-                planned.extend(DateTime::parse_from_rfc3339(&due).ok().map(|due| (sync, due.to_utc())));
-            }
-            Ok(planned)
-        })
-    }
-
-    /// Plans when a sync is to run next.
-    pub fn plan(&self, sync: &str, due: DateTime<Utc>) -> Result<()> {
-        self.with(|db| {
-            let sql = "INSERT OR REPLACE INTO planned (sync, due) VALUES (?1, ?2)";
-            db.execute(sql, params![sync, due.to_rfc3339()]).map(drop)
-        })
-    }
-
-    /// Returns the syncs that are paused, with why.
-    pub fn paused(&self) -> Result<HashMap<String, String>> {
-        self.with(|db| {
-            let mut statement = db.prepare_cached("SELECT sync, why FROM paused")?;
-            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-        })
-    }
-
-    /// Pauses a sync: nothing schedules it.
-    pub fn pause(&self, sync: &str, why: &str) -> Result<()> {
-        self.with(|db| {
-            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let sql = "INSERT OR REPLACE INTO paused (sync, at, why) VALUES (?1, ?2, ?3)";
-            transaction.execute(sql, params![sync, Utc::now().to_rfc3339(), why])?;
-            audit::append(&transaction, &self.actor, Happened::Paused, Some(sync), None, &json!({"why": why}))?;
-            transaction.commit()
-        })
-    }
-
-    /// Lets a paused sync go on; false if it was not paused.
-    pub fn resume(&self, sync: &str) -> Result<bool> {
-        self.with(|db| {
-            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let paused = transaction.execute("DELETE FROM paused WHERE sync = ?1", [sync])? > 0;
-            if paused {
-                audit::append(&transaction, &self.actor, Happened::Resumed, Some(sync), None, &json!({}))?;
-            }
-            transaction.commit()?;
-            Ok(paused)
-        })
     }
 
     /// Remembers a piece of work at the other side.

@@ -1,11 +1,11 @@
-//! What is known of single records: their links, what was written to them, and dead letters as people mend them.
+//! What is known of single records: their links, and what was written to them.
 
-use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use crate::audit::{self, Happened};
-use crate::{Conflict, DeadLetter, Image, Link, Result, Store, dead_letter, link, side_number};
+use crate::audit;
+use crate::{Conflict, Image, Link, Result, Store, link, side_number};
 use model::Side;
 
 /// How long is known what was written to records, in days.
@@ -30,17 +30,6 @@ pub struct Written {
     pub before: String,
     /// The fields as they were written, likewise.
     pub after: String,
-}
-
-/// Why a dead letter can't be changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unedited {
-    /// There is none of this number.
-    Gone,
-    /// It was changed, or tried again, since it was looked at.
-    Moved,
-    /// The new record is no JSON object of texts and nulls with the fields of the old one.
-    Misshapen(String),
 }
 
 /// Notes what was written to records of a run, in the transaction that is open. What was there before is what was written
@@ -130,70 +119,4 @@ impl Store {
                 .collect()
         })
     }
-
-    /// Returns the dead letters of a sync whose record has one of these keys.
-    pub fn letters_of(&self, sync: &str, keys: &[&str]) -> Result<Vec<DeadLetter>> {
-        self.with(|db| {
-            let sql = "SELECT id, sync, run, state, key, op, record, code, message, at FROM dead_letter
-                       WHERE sync = ?1 AND key = ?2";
-            let mut statement = db.prepare_cached(sql)?;
-            let mut found = Vec::new();
-            for key in keys {
-                for letter in statement.query_map([sync, key], dead_letter)? {
-                    found.push(letter?);
-                }
-            }
-            Ok(found)
-        })
-    }
-
-    /// Gives a dead letter another record, if it still has the one that was looked at. The audit chain names the fields that
-    /// changed, and no value.
-    pub fn edit_dead_letter(&self, id: i64, known: &str, record: &str) -> Result<std::result::Result<(), Unedited>> {
-        self.with(|db| {
-            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let sql = "SELECT sync, run, key, record FROM dead_letter WHERE id = ?1";
-            let found = transaction.query_row(sql, [id], |row| {
-                Ok((
-                    row.get::<_, String>(0)?,
-                    row.get::<_, i64>(1)?,
-                    row.get::<_, String>(2)?,
-                    row.get::<_, String>(3)?,
-                ))
-            });
-            let Some((sync, run, key, old)) = found.optional()? else { return Ok(Err(Unedited::Gone)) };
-            if old != known {
-                return Ok(Err(Unedited::Moved));
-            }
-            let changed = match changed(&old, record) {
-                Ok(changed) => changed,
-                Err(what) => return Ok(Err(Unedited::Misshapen(what))),
-            };
-            transaction.execute(
-                "UPDATE dead_letter SET record = ?2, source = coalesce(source, record) WHERE id = ?1",
-                params![id, record],
-            )?;
-            let told = json!({"dead_letter": id, "key": key, "fields": changed});
-            audit::append(&transaction, &self.actor, Happened::DeadLetterEdited, Some(&sync), Some(run), &told)?;
-            transaction.commit()?;
-            Ok(Ok(()))
-        })
-    }
-}
-
-/// Returns the names of the fields that differ; a record has to keep its fields, and they are texts or null.
-fn changed(old: &str, new: &str) -> std::result::Result<Vec<String>, String> {
-    let old: Map<String, Value> = serde_json::from_str(old).unwrap_or_default();
-    let new: Map<String, Value> =
-        serde_json::from_str(new).map_err(|error| format!("it is no JSON object: {error}"))?;
-    if let Some((name, _)) = new.iter().find(|(_, value)| !value.is_string() && !value.is_null()) {
-        return Err(format!("{name} is neither a text nor null"));
-    }
-    if let Some(name) = old.keys().find(|name| !new.contains_key(*name)) {
-        return Err(format!("{name} is missing; null clears it"));
-    }
-    if let Some(name) = new.keys().find(|name| !old.contains_key(*name)) {
-        return Err(format!("{name} is no field of this record"));
-    }
-    Ok(new.iter().filter(|(name, value)| old.get(*name) != Some(value)).map(|(name, _)| name.clone()).collect())
 }

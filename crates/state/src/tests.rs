@@ -64,3 +64,30 @@ fn a_new_file_may_be_opened_by_many_at_once() {
         });
     }
 }
+
+#[test]
+fn a_file_of_format_7_is_brought_up_to_date_and_keeps_all_it_knew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state.db");
+    let old = Connection::open(&path).expect("a file");
+    old.execute_batch(include_str!("../../../testdata/state/format-7.sql")).expect("the sample");
+    drop(old);
+    let store = Store::open(&path).expect("the store");
+    assert_eq!(store.checkpoint("orders_in").expect("a checkpoint").since.as_deref(), Some("2026-11-20T09:59:00.000Z"));
+    let link = store.links_of("orders", "O-00001").expect("links").pop().expect("the link");
+    assert_eq!(
+        store.links_of("orders", "a0xSb0000000001").expect("links"),
+        std::slice::from_ref(&link),
+        "by 15 characters of its id"
+    );
+    let history = store.history(&link, 10).expect("its history");
+    assert_eq!((history.len(), history[0].after.as_str()), (1, r#"{"Stage__c":"S"}"#));
+    assert_eq!(store.paused().expect("what is paused")["orders_in"], "stocktaking");
+    let known = store.dead_letter(1).expect("a letter").expect("the letter").record;
+    assert_eq!(store.edit_dead_letter(1, &known, r#"{"id":"O-00003"}"#).expect("an edit"), Ok(()));
+    assert_eq!(store.edit_dead_letter(1, &known, "{}").expect("an edit"), Err(crate::Unedited::Moved));
+    let files = crate::Files::from([("bridgehead.yaml".to_owned(), "version: 1".to_owned())]);
+    let version = store.keep_version("ada", "first", &files, false).expect("a version");
+    assert_eq!(store.version_at_work().expect("the one at work"), Some(version));
+    assert!(store.alerts().expect("alerts").is_empty());
+}

@@ -1,6 +1,8 @@
 //! Runs as a user sees them.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::bench::{Bench, Failed};
 
@@ -16,6 +18,43 @@ async fn the_demo_runs_and_leaves_a_project() -> Result<(), Failed> {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(folder.path().join("demo/bridgehead.yaml").exists());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_that_is_kept_has_a_console_and_goes_on() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bridgehead"));
+    command.args(["demo", "--keep", "--folder"]).arg(folder.path().join("demo"));
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let said = child.stdout.take().ok_or("its output")?;
+    let mut lines = BufReader::new(said).lines();
+    let line = lines.by_ref().map_while(Result::ok).find(|line| line.contains("shows what they do"));
+    let line = line.ok_or("it says where its console is")?;
+    assert!(line.starts_with("4 of 4 syncs"), "{line}");
+    let (_, rest) = line.split_once("http://").ok_or("an address")?;
+    let address = format!("http://{}", rest.split('/').next().unwrap_or_default());
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let page = http.get(format!("{address}/")).send().await?.text().await?;
+    assert!(page.contains("orders_in") && page.contains("customers_out"), "{page}");
+    // By its schedule it runs again.
+    let again = async {
+        loop {
+            let answer = http.get(format!("{address}/api/v1/runs?sync=products_in")).send().await?.text().await?;
+            let runs: serde_json::Value = serde_json::from_str(&answer)?;
+            if runs["runs"].as_array().is_some_and(|runs| runs.len() > 3) {
+                return Ok::<(), Failed>(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(2), again).await??;
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status()?;
+    assert!(sent.success());
+    std::thread::spawn(move || lines.for_each(drop));
+    let ended = tokio::task::spawn_blocking(move || child.wait()).await??;
+    assert!(ended.success(), "{ended}");
     Ok(())
 }
 

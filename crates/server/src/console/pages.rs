@@ -141,6 +141,9 @@ pub(super) async fn overview(
         let red = last.values().filter(|run| run.outcome == "red").count();
         let running = planned.values().filter(|planned| planned.running_since.is_some()).count();
         let firing = api.store.alerts()?;
+        // What the org told last: by the newest run that asked it.
+        let newest = last.values().filter(|run| report(run)["calls_left"].is_u64()).max_by_key(|run| run.id);
+        let left = newest.map(|run| count(&report(run)["calls_left"]));
         let well = red == 0 && dead == 0 && held_all == 0 && firing.is_empty();
         let body = html! {
             h1 { @if well { "All is well" } @else { "Somebody should look" } }
@@ -149,6 +152,7 @@ pub(super) async fn overview(
                 div { dt { "Running" } dd { (running) } }
                 div { dt { "Last run failed" } dd class=[(red > 0).then_some("bad")] { (red) } }
                 div { dt { a href="/dead-letters" { "Dead letters" } } dd class=[(dead > 0).then_some("bad")] { (dead) } }
+                @if let Some(left) = left { div { dt { "API calls left" } dd { (left) } } }
                 div { dt { a href="/conflicts" { "Conflicts held" } } dd class=[(held_all > 0).then_some("wait")] { (held_all) } }
             }
             (alerts::list(&firing))

@@ -227,10 +227,18 @@ impl Store {
     /// Returns at most `limit` entries with a number below `before`, newest first.
     pub fn audit_entries(&self, wanted: Wanted<'_>, before: i64, limit: u32) -> Result<Vec<AuditEntry>> {
         self.with(|db| {
-            let sql = "SELECT id, at, actor, what, sync, run, body, before, hash FROM audit
-                       WHERE id < ?1 AND (?2 IS NULL OR sync = ?2) AND (?3 IS NULL OR what = ?3) AND (?4 IS NULL OR run = ?4)
-                       ORDER BY id DESC LIMIT ?5";
-            db.prepare_cached(sql)?
+            // What doesn't matter is no condition: only so does SQLite find the rest by an index.
+            let given = [
+                ("sync = ?2", wanted.sync.is_some()),
+                ("what = ?3", wanted.what.is_some()),
+                ("run = ?4", wanted.run.is_some()),
+            ];
+            let given: String = given.iter().filter(|(_, given)| *given).map(|(is, _)| format!(" AND {is}")).collect();
+            let sql = format!(
+                "SELECT id, at, actor, what, sync, run, body, before, hash FROM audit
+                 WHERE id < ?1{given} AND ?2 IS ?2 AND ?3 IS ?3 AND ?4 IS ?4 ORDER BY id DESC LIMIT ?5"
+            );
+            db.prepare_cached(&sql)?
                 .query_map(params![before, wanted.sync, wanted.what, wanted.run, limit], entry)?
                 .collect()
         })

@@ -83,9 +83,14 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         self.with(|db| {
-            let sql = "SELECT id, sync, run, state, key, op, record, code, message, at FROM dead_letter
-                       WHERE (?1 IS NULL OR sync = ?1) AND (?2 IS NULL OR state = ?2) AND id > ?3 ORDER BY id LIMIT ?4";
-            db.prepare_cached(sql)?.query_map(params![sync, state, after, limit as i64], dead_letter)?.collect()
+            // What doesn't matter is no condition: only so does SQLite find the rest by an index.
+            let given = [("sync = ?1", sync.is_some()), ("state = ?2", state.is_some())];
+            let given: String = given.iter().filter(|(_, given)| *given).map(|(is, _)| format!(" AND {is}")).collect();
+            let sql = format!(
+                "SELECT id, sync, run, state, key, op, record, code, message, at FROM dead_letter
+                 WHERE id > ?3{given} AND ?1 IS ?1 AND ?2 IS ?2 ORDER BY id LIMIT ?4"
+            );
+            db.prepare_cached(&sql)?.query_map(params![sync, state, after, limit as i64], dead_letter)?.collect()
         })
     }
 

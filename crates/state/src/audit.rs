@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{Result, Store};
+use crate::{Result, Store, given};
 
 /// The hash before the first entry.
 const NOTHING: [u8; 32] = [0; 32];
@@ -227,13 +227,11 @@ impl Store {
     /// Returns at most `limit` entries with a number below `before`, newest first.
     pub fn audit_entries(&self, wanted: Wanted<'_>, before: i64, limit: u32) -> Result<Vec<AuditEntry>> {
         self.with(|db| {
-            // What doesn't matter is no condition: only so does SQLite find the rest by an index.
-            let given = [
+            let given = given(&[
                 ("sync = ?2", wanted.sync.is_some()),
                 ("what = ?3", wanted.what.is_some()),
                 ("run = ?4", wanted.run.is_some()),
-            ];
-            let given: String = given.iter().filter(|(_, given)| *given).map(|(is, _)| format!(" AND {is}")).collect();
+            ]);
             let sql = format!(
                 "SELECT id, at, actor, what, sync, run, body, before, hash FROM audit
                  WHERE id < ?1{given} AND ?2 IS ?2 AND ?3 IS ?3 AND ?4 IS ?4 ORDER BY id DESC LIMIT ?5"

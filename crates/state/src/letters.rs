@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::audit::{self, Happened};
-use crate::{Result, Store};
+use crate::{Result, Store, given};
 
 /// A change that could not be applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,9 +83,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<DeadLetter>> {
         self.with(|db| {
-            // What doesn't matter is no condition: only so does SQLite find the rest by an index.
-            let given = [("sync = ?1", sync.is_some()), ("state = ?2", state.is_some())];
-            let given: String = given.iter().filter(|(_, given)| *given).map(|(is, _)| format!(" AND {is}")).collect();
+            let given = given(&[("sync = ?1", sync.is_some()), ("state = ?2", state.is_some())]);
             let sql = format!(
                 "SELECT id, sync, run, state, key, op, record, code, message, at FROM dead_letter
                  WHERE id > ?3{given} AND ?1 IS ?1 AND ?2 IS ?2 ORDER BY id LIMIT ?4"

@@ -647,6 +647,12 @@ impl Store {
     }
 }
 
+/// Returns the conditions that are given, each behind an AND. What doesn't matter is no condition: only so does SQLite find the rest
+/// by an index.
+fn given(conditions: &[(&str, bool)]) -> String {
+    conditions.iter().filter(|(_, given)| *given).map(|(is, _)| format!(" AND {is}")).collect()
+}
+
 fn run(row: &rusqlite::Row<'_>) -> rusqlite::Result<Run> {
     Ok(Run {
         id: row.get(0)?,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::audit::{self, Happened};
-use crate::{DeadLetter, Link, Result, Store, key_column, link, side_number};
+use crate::{DeadLetter, Link, Result, Store, given, key_column, link, side_number};
 use model::Side;
 
 /// What a write to a pair is about to do, noted before it is done: after a crash it tells our own writes from those of
@@ -414,9 +414,11 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Conflict>> {
         self.with(|db| {
+            // Those that wait are few among all that were met, and have an index of their own.
+            let is = if state == Some("held") { "state = 'held'" } else { "state = ?2" };
+            let given = given(&[("sync = ?1", sync.is_some()), (is, state.is_some())]);
             let sql = format!(
-                "SELECT {CONFLICT} FROM conflict WHERE (?1 IS NULL OR sync = ?1) AND (?2 IS NULL OR state = ?2) AND id > ?3
-                 ORDER BY id LIMIT ?4"
+                "SELECT {CONFLICT} FROM conflict WHERE id > ?3{given} AND ?1 IS ?1 AND ?2 IS ?2 ORDER BY id LIMIT ?4"
             );
             db.prepare_cached(&sql)?.query_map(params![sync, state, after, limit as i64], winner_of)?.collect()
         })

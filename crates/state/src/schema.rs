@@ -97,6 +97,8 @@ const STEPS: &[&str] = &[
                         PRIMARY KEY (rule, sync));
     -- What a dead letter held as it was read, where a person mended it since.
     ALTER TABLE dead_letter ADD COLUMN source TEXT;
+    -- Conflicts that wait for a person, among all that were met.
+    CREATE INDEX conflict_held ON conflict (state, id, sync) WHERE state = 'held';
     CREATE INDEX image_record ON image (external, id);
     CREATE INDEX run_outcome ON run (sync, outcome, id);
 ",

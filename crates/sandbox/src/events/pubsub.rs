@@ -356,10 +356,11 @@ impl Service {
         })
     }
 
-    /// Begins a subscription with its first message.
-    async fn begin(&self, client: Client, first: &FetchRequest) -> Result<Subscription, Status> {
+    /// Begins a subscription with its first message; behind `newest` where that wants what comes now.
+    async fn begin(&self, client: Client, first: &FetchRequest, newest: i64) -> Result<Subscription, Status> {
         let topics = self.topics(&client.caller, &first.topic_name)?;
-        let behind = self.start(first.replay_preset, &first.replay_id).await?;
+        let latest = ReplayPreset::try_from(first.replay_preset) == Ok(ReplayPreset::Latest);
+        let behind = if latest { newest } else { self.start(first.replay_preset, &first.replay_id).await? };
         let mut subscription = Subscription { client, topic: first.topic_name.clone(), topics, behind, asked: 0 };
         self.ask(&mut subscription, &Asked { topic: "", number: first.num_requested, token: "" })?;
         Ok(subscription)
@@ -536,10 +537,11 @@ impl PubSub for Service {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let client = self.client(request.metadata())?;
         let mut messages = request.into_inner();
-        // The answer begins before the first message: clients may wait for it.
-        let stream = self.run(self.open()?, |this, answers| async move {
+        // The answer begins before the first message: clients may wait for it, and what is published behind it is new to them.
+        let newest = self.blocking(|org| Ok(org.start(From::Newest)?.unwrap_or_default())).await?;
+        let stream = self.run(self.open()?, move |this, answers| async move {
             let Some(first) = messages.next().await.transpose()? else { return Ok(()) };
-            let subscription = this.begin(client, &first).await?;
+            let subscription = this.begin(client, &first, newest).await?;
             this.serve(subscription, None, messages, &answers).await
         });
         Ok(Response::new(stream))

@@ -13,6 +13,7 @@ mod project;
 mod reconcile;
 mod sandbox;
 mod serve;
+mod telemetry;
 mod token;
 
 use std::path::PathBuf;
@@ -312,13 +313,6 @@ impl From<state::Error> for Failure {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BRIDGEHEAD_LOG").unwrap_or_else(|_| "warn".into());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if std::env::var("BRIDGEHEAD_LOG_FORMAT").is_ok_and(|format| format == "json") {
-        log.json().init();
-    } else {
-        log.init();
-    }
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -327,7 +321,16 @@ fn main() -> ExitCode {
             return ExitCode::from(Class::Internal.exit_code());
         }
     };
-    match runtime.block_on(dispatch(arguments)) {
+    let telemetry = match telemetry::begin(runtime.handle()) {
+        Ok(telemetry) => telemetry,
+        Err(why) => {
+            eprintln!("error: {why}");
+            return ExitCode::from(Class::Mapping.exit_code());
+        }
+    };
+    let ended = runtime.block_on(dispatch(arguments));
+    drop(telemetry);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {}", failure.text);

@@ -39,6 +39,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// # Errors
 ///
 /// Why it could not go on. What was settled stays settled; the same call, or a run, goes on from there.
+#[tracing::instrument(level = "error", skip_all, fields(sync = sync.name, run))]
 pub async fn follow(
     sync: &Sync,
     ends: [&dyn Endpoint; 2],

@@ -81,12 +81,20 @@ pub struct Pilot {
     pub filter: Option<String>,
 }
 
+/// Begins a run, and names it in all that is logged of it.
+pub(crate) fn begin_run(store: &Store, sync: &Sync) -> Result<i64, Error> {
+    let run = store.begin_run(&sync.name, Utc::now())?;
+    tracing::Span::current().record("run", run);
+    Ok(run)
+}
+
 /// Runs a sync to its end and returns what it did. A second run of the same sync at the same time is
 /// refused; a run that was cut off goes on where it was.
 ///
 /// # Errors
 ///
 /// Why it could not go on. Everything up to the checkpoint is done then, and nothing behind it is lost.
+#[tracing::instrument(level = "error", skip_all, fields(sync = sync.name, run))]
 pub async fn run(
     sync: &Sync,
     source: &dyn Endpoint,
@@ -143,7 +151,7 @@ pub(crate) async fn running<'r>(
     if sync.history != History::None {
         store.forget_images(Utc::now() - chrono::TimeDelta::days(state::IMAGE_DAYS))?;
     }
-    let run = store.begin_run(&sync.name, Utc::now())?;
+    let run = begin_run(store, sync)?;
     let (dead, parked) = store.count_dead_letters(Some(&sync.name))?;
     let lineage = prepared.plan.lineage();
     Ok(Running {
@@ -414,6 +422,7 @@ impl Running<'_> {
         Ok(self.source.holds(&read(&self.prepared, self.sync, Some(window))).await?)
     }
 
+    #[tracing::instrument(name = "read", skip_all, fields(full = window.is_none()))]
     async fn read_window(&mut self, window: Option<Window>) -> Result<(), Error> {
         let full = window.is_none();
         let mut read = read(&self.prepared, self.sync, window);

@@ -112,7 +112,15 @@ pub(crate) async fn writing(chunks: &mut VecDeque<Writing<'_>>) {
     .await;
 }
 
+/// Logs which records were set aside: by their keys and why, never by their values.
+pub(crate) fn log_letters(letters: &[DeadLetter]) {
+    for letter in letters {
+        tracing::info!(record = letter.key, code = letter.code, state = letter.state, "a record was set aside");
+    }
+}
+
 /// Writes a batch, again after a passing failure; writing twice leaves what writing once leaves.
+#[tracing::instrument(skip_all, fields(entity = target.entity.name, rows = changes.len()))]
 async fn write(end: &dyn Endpoint, options: &Options, target: Target, changes: ChangeBatch) -> Written {
     let writing = Instant::now();
     let mut tries = 0;
@@ -136,6 +144,7 @@ impl<'r> Running<'r> {
     /// `letters` are the dead letters that the rows come from, if they do.
     pub(crate) async fn settle(&mut self, chunk: Chunk, full: bool, letters: &[DeadLetter]) -> Result<(), Error> {
         self.all_written().await?;
+        self.go_on()?;
         let writing = self.begin_chunk(chunk, full)?;
         self.end_chunk(writing, letters).await?;
         self.stored().await
@@ -147,9 +156,15 @@ impl<'r> Running<'r> {
         while self.writing.len() >= self.target.capabilities().writes_at_once.max(1) {
             self.written().await?;
         }
+        self.go_on()?;
         let writing = self.begin_chunk(chunk, full)?;
         self.writing.push_back(writing);
         Ok(())
+    }
+
+    /// Begins nothing more where the run is to stop: a write may take minutes.
+    fn go_on(&self) -> Result<(), Error> {
+        if self.options.stop.is_cancelled() { Err(Error::Stopped) } else { Ok(()) }
     }
 
     /// Waits until the outcomes of all that was written are stored.
@@ -232,6 +247,7 @@ impl<'r> Running<'r> {
                 ..blank_letter(self.sync, Op::Upsert, &row.error)
             });
         }
+        log_letters(&commit.dead);
         self.stored().await?;
         self.storing = Some(Storing::begin(self.store.clone(), self.owner(), commit));
         Ok(())

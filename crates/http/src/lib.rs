@@ -10,12 +10,14 @@
 //! assert_eq!(format!("{request:?}"), "GET acme.example/services/data");
 //! ```
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use model::Class;
+use tracing::Instrument as _;
 
 /// The cause of an error, whatever its type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -88,7 +90,7 @@ pub struct Request {
     /// The whole address.
     pub url: String,
     /// Header names in lower case, and values.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
     /// The body.
     pub body: Body,
     /// True when sending it twice does what sending it once does.
@@ -115,8 +117,8 @@ impl Request {
     }
 
     /// The same request with a header more.
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
+    pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
         self
     }
 
@@ -289,7 +291,20 @@ impl Client {
     pub async fn send(&self, request: &Request) -> Result<Response, Error> {
         let mut tries = 0;
         loop {
-            let result = self.once(request).await;
+            // Neither query nor path, which may hold values of fields.
+            let span = tracing::info_span!(
+                "request",
+                otel.kind = "client",
+                http.request.method = request.method,
+                server.address = request.host(),
+                http.response.status_code = tracing::field::Empty,
+                http.request.resend_count = tries,
+            );
+            let result = self.once(request).instrument(span.clone()).await;
+            if let Ok(response) = &result {
+                span.record("http.response.status_code", response.status());
+            }
+            drop(span);
             let again = request.idempotent
                 && tries < self.settings.retries
                 && match &result {
@@ -318,7 +333,7 @@ impl Client {
             builder = builder.header("accept-encoding", "identity");
         }
         for (name, value) in &request.headers {
-            builder = builder.header(*name, value);
+            builder = builder.header(name.as_ref(), value);
         }
         builder = match &request.body {
             Body::Empty => builder,

@@ -16,6 +16,7 @@ mod runs;
 mod sandbox;
 mod secrets;
 mod serve;
+mod telemetry;
 mod two_way;
 mod two_way_crowd;
 mod undo;

@@ -156,6 +156,7 @@ impl Reconciliation {
 /// # Errors
 ///
 /// What keeps the sides from being read, or the repair from being written.
+#[tracing::instrument(level = "error", skip_all, fields(sync = sync.name))]
 pub async fn reconcile(
     sync: &Sync,
     source: &dyn Endpoint,

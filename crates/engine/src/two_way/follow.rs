@@ -25,7 +25,7 @@ use super::{PAIRS, Pairing, PreparedPairs, checkpoint_name, end, ready, take};
 use crate::chunk::cell;
 use crate::merge::{Policy, place};
 use crate::report::{Error, Report};
-use crate::run::Options;
+use crate::run::{Options, begin_run};
 use crate::stream::{
     Before, Braked, Following, LONGEST, SHOWN, STALE, Stream, histogram, lag_of, or_silent, place_before,
 };
@@ -47,6 +47,7 @@ const NOTED: Duration = Duration::from_millis(200);
 /// # Errors
 ///
 /// Why it could not go on. What was settled stays settled; the same call, or a run, goes on from there.
+#[tracing::instrument(name = "follow", level = "error", skip_all, fields(sync = sync.name, run))]
 pub async fn follow_pairs(
     sync: &Sync,
     ends: [&dyn Endpoint; 2],
@@ -70,7 +71,7 @@ pub async fn follow_pairs(
         let listened = or_silent(listened);
         notices.push(listened.map(move |notice| (side, notice)).boxed());
     }
-    let run = store.begin_run(&sync.name, Utc::now())?;
+    let run = begin_run(store, sync)?;
     let opened = Stream { since: Utc::now().to_rfc3339(), ..Stream::default() };
     let mut follower = Follower {
         sync,

@@ -35,7 +35,8 @@ use crate::chunk::cell;
 use crate::merge::{Contested, Policy, Rules, Way, place};
 use crate::prepare::{BATCH_ROWS, FORGOTTEN, Forecast, OUTDATED, drift_of, is_new, is_outdated, rules_of, why_full};
 use crate::report::{Error, Progress, Report};
-use crate::run::{Options, millis};
+use crate::run::{Options, begin_run, millis};
+use crate::settle::log_letters;
 use crate::sync::{Deletes, Drift, Sync};
 
 /// Records that a check carries outside and back.
@@ -289,6 +290,7 @@ impl Default for TwoWayRules {
 /// # Errors
 ///
 /// Why it could not go on. What was settled stays settled, and the next run looks at the rest again.
+#[tracing::instrument(name = "run", level = "error", skip_all, fields(sync = sync.name, run))]
 pub async fn run_pairs(
     sync: &Sync,
     ends: [&dyn Endpoint; 2],
@@ -301,8 +303,7 @@ pub async fn run_pairs(
     let calls = ends[0].calls() + ends[1].calls();
     let prepared = ready(sync, ends, store, parents).await?;
     let drift = prepared.drift(sync, store)?;
-    let mut report =
-        Report { run: store.begin_run(&sync.name, Utc::now())?, drift, version: sync.version, ..Report::default() };
+    let mut report = Report { run: begin_run(store, sync)?, drift, version: sync.version, ..Report::default() };
     report.lineage = SIDES.into_iter().flat_map(|side| prepared.plan.from(side).lineage()).collect();
     let result = if sync.drift == Drift::Stop && !report.drift.is_empty() && !options.force {
         Err(Error::Drift { sync: sync.name.clone(), what: report.drift.clone() })
@@ -367,6 +368,7 @@ fn end(
 /// # Errors
 ///
 /// [`Error::NothingToUndo`], or why it could not go on; what was put back stays so, and the same call goes on.
+#[tracing::instrument(name = "undo", level = "error", skip_all, fields(sync = sync.name, run = tracing::field::Empty))]
 pub async fn undo_pairs(
     sync: &Sync,
     ends: [&dyn Endpoint; 2],
@@ -382,7 +384,7 @@ pub async fn undo_pairs(
         let why = "what was there before is kept of two-way syncs, for 30 days";
         return Err(Error::NothingToUndo { run, why });
     }
-    let begun = store.begin_run(&sync.name, Utc::now())?;
+    let begun = begin_run(store, sync)?;
     let mut report = Report { run: begun, sync: sync.name.clone(), undoes: Some(run), ..Report::default() };
     let result = match Pairing::new(sync, &prepared, ends, store, options, &|_| {}, &mut report, None) {
         Ok(mut pairing) => pairing.undo(run).await,
@@ -393,6 +395,7 @@ pub async fn undo_pairs(
 }
 
 /// Settles the pairs of these records, each named by the key of its side, and nothing else.
+#[tracing::instrument(name = "repair", level = "error", skip_all, fields(sync = sync.name, run))]
 pub(crate) async fn repair_pairs(
     sync: &Sync,
     ends: [&dyn Endpoint; 2],
@@ -404,7 +407,7 @@ pub(crate) async fn repair_pairs(
     let _lock = store.lock(&sync.name)?;
     let calls = ends[0].calls() + ends[1].calls();
     let prepared = ready(sync, ends, store, parents).await?;
-    let begun = store.begin_run(&sync.name, Utc::now())?;
+    let begun = begin_run(store, sync)?;
     let mut report = Report { run: begun, sync: sync.name.clone(), repairs: true, ..Report::default() };
     report.counts.read = records.len() as u64;
     let result = match Pairing::new(sync, &prepared, ends, store, options, &|_| {}, &mut report, None) {
@@ -897,6 +900,7 @@ impl Pairing<'_> {
     fn commit(&mut self, commit: &state::PairCommit) -> Result<(), Error> {
         self.report.counts.dead += commit.dead.iter().filter(|letter| letter.state != "parked").count() as u64;
         let mapping = &self.sync.definition.mapping;
+        log_letters(&commit.dead);
         let links = self.store.commit_pairs(&self.sync.name, mapping, self.report.run, commit)?;
         for link in links {
             self.see(link);

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::path::Path;
 use std::process::Command;
 
-use crate::place::{Database, Org, Project, Table, peer, setting};
+use crate::place::{Database, Org, Project, Table, peer, said, setting};
 use crate::race::{self, FORECAST, Goal, Race, Role, Runner};
 use crate::{Failed, Wishes};
 
@@ -143,6 +143,22 @@ impl Place<'_> {
         command
     }
 
+    /// Singer's tap piped into its target, which makes a table of its own. What the org has is asked for before, as users do once.
+    fn singer(&self) -> Result<Command, Failed> {
+        self.database.sql("DROP SCHEMA IF EXISTS bench_singer CASCADE")?;
+        let (python, target) = (setting("BRIDGEHEAD_TEST_TAP_PYTHON")?, setting("BRIDGEHEAD_TEST_TARGET_PYTHON")?);
+        let (script, folder) = (peer("singer_copy.py"), self.folder.join("singer"));
+        let fields: Vec<&str> = self.table.fields.iter().map(|(field, _, _)| *field).collect();
+        let mut ready = Command::new(&python);
+        ready.arg(&script).args(["catalog", &self.org.url]).arg(&folder).args([self.table.object, &fields.join(",")]);
+        said(&mut ready)?;
+        self.database.settle()?;
+        let mut command = Command::new(python);
+        command.arg(script).arg(&self.org.url).arg(folder).arg(&self.database.0);
+        command.arg(Path::new(&target).with_file_name("target-postgres"));
+        Ok(command)
+    }
+
     fn ours(&self) -> Result<Project, Failed> {
         let (connection, entity) = match self.into {
             Into::Postgres | Into::Upsert => (
@@ -191,7 +207,7 @@ pub(crate) fn run(wishes: &Wishes, folder: &Path) -> Result<bool, Failed> {
     let place = Place { table, into, folder: work.path(), org: &org, database: &database };
     if into == Into::Upsert {
         database.sql(&table.create(false))?;
-        crate::place::said(&mut place.ours()?.command(&["run", "bench"])?)?;
+        said(&mut place.ours()?.command(&["run", "bench"])?)?;
         database.sql(&format!("DROP TABLE IF EXISTS bench_kept; ALTER TABLE {} RENAME TO bench_kept", table.name))?;
     }
     let fresh = |texts: bool, command: Command| {
@@ -257,6 +273,14 @@ pub(crate) fn run(wishes: &Wishes, folder: &Path) -> Result<bool, Failed> {
             });
         }
     }
+    if into == Into::Postgres {
+        runners.push(Runner {
+            name: "tap-salesforce | target-postgres",
+            role: Role::Peer,
+            command: Box::new(|| place.singer()),
+            rows: Box::new(|| database.rows(&format!("bench_singer.{}", table.object))),
+        });
+    }
     let [above, below] = FORECAST;
     let mut goals = vec![
         Goal {
@@ -303,6 +327,7 @@ pub(crate) fn run(wishes: &Wishes, folder: &Path) -> Result<bool, Failed> {
     };
     let done = race::run(&race, &runners);
     database.sql(&format!("DROP TABLE IF EXISTS {}; DROP TABLE IF EXISTS bench_kept", table.name))?;
+    database.sql("DROP SCHEMA IF EXISTS bench_singer CASCADE")?;
     done
 }
 

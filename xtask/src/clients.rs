@@ -22,9 +22,14 @@ const PYTHON: &[&str] = &[
     "aiosfstream-ng==0.7.5",
     // A client of SOAP.
     "zeep==4.3.2",
+    // Who vouches for people, and who takes mail.
+    "oidc-provider-mock==0.3.4",
+    "aiosmtpd==1.4.6",
 ];
 /// From PyPI, by itself: it wants other versions of what the rest wants.
 const TAP: &[&str] = &["tap-salesforce==2.8.1"];
+/// From PyPI, by itself for the same reason: where benches pipe what the tap reads.
+const TARGET: &[&str] = &["pipelinewise-target-postgres==2.1.2"];
 /// From npm. Salesforce's command line wants a newer Node.js than Debian has; the last brings one.
 const NODE: &[&str] = &[
     "jsforce@3.10.16",
@@ -55,7 +60,7 @@ impl Clients {
         if !works(BROWSER, &["--version"]) {
             install(&[BROWSER])?;
         }
-        let wanted = [PYTHON, TAP, NODE].concat().join("\n");
+        let wanted = [PYTHON, TAP, TARGET, NODE].concat().join("\n");
         let mark = folder.join("installed");
         if fs::read_to_string(&mark).is_ok_and(|found| found == wanted) {
             println!("{}", wanted.replace('\n', ", "));
@@ -69,7 +74,7 @@ impl Clients {
         if !works("npm", &["--version"]) {
             install(&["nodejs", "npm"])?;
         }
-        for (name, packages) in [("python", PYTHON), ("tap", TAP)] {
+        for (name, packages) in [("python", PYTHON), ("tap", TAP), ("target", TARGET)] {
             let python = folder.join(name);
             quiet("python3 -m venv", Command::new("python3").args(["-m", "venv"]).arg(&python))?;
             quiet("pip install", Command::new(python.join("bin/pip")).args(["--quiet", "install"]).args(packages))?;
@@ -88,9 +93,10 @@ impl Clients {
     }
 
     /// Returns where tests find the clients.
-    pub(crate) fn environment(&self) -> [(&'static str, String); 3] {
+    pub(crate) fn environment(&self) -> [(&'static str, String); 4] {
         [
             ("BRIDGEHEAD_TEST_TAP_PYTHON", self.0.join("tap/bin/python").display().to_string()),
+            ("BRIDGEHEAD_TEST_TARGET_PYTHON", self.0.join("target/bin/python").display().to_string()),
             ("BRIDGEHEAD_TEST_PYTHON", self.0.join("python/bin/python").display().to_string()),
             ("BRIDGEHEAD_TEST_NODE_MODULES", self.0.display().to_string()),
         ]

@@ -7,9 +7,9 @@ use std::time::Instant;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use endpoint::Endpoint;
-use engine::{Forecast, Options, Pilot, Progress, Replay, Report, Sync};
+use engine::{Forecast, Options, Pilot, Preview, Progress, Replay, Report, Sync};
 use indicatif::{ProgressBar, ProgressStyle};
-use model::Class;
+use model::{Class, Side};
 use state::DeadLetter;
 use tokio_util::sync::CancellationToken;
 
@@ -104,6 +104,15 @@ pub(crate) async fn check(project: &Project) -> Result<(), Failure> {
         }
     }
     Failure::all(failures)
+}
+
+/// Returns what a sync would make of the first records of its source; nothing is written.
+pub(crate) async fn previews(project: &Project, sync: &Sync, rows: usize) -> Result<Vec<Preview>, Failure> {
+    let (source, target) = project.endpoints(sync)?;
+    let ends = if sync.direction.source() == Side::Salesforce { [&*source, &*target] } else { [&*target, &*source] };
+    let parents = |name: &str| project.parent_key(name);
+    let previews = engine::preview(sync, ends, &project.store, &parents, rows).await;
+    previews.map_err(|error| failure(project, sync, &error))
 }
 
 async fn conversions(project: &Project, sync: &Sync) -> Result<Vec<String>, Failure> {

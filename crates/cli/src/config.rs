@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use serde_saphyr::Spanned;
-use server::{AlertsConfig, ScheduleConfig};
+use server::{AlertsConfig, OidcConfig, ScheduleConfig};
 
 use crate::lineage::LineageConfig;
 
@@ -32,6 +32,9 @@ pub(crate) struct Config {
     /// What people are told of, and where.
     #[serde(default)]
     pub(crate) alerts: AlertsConfig,
+    /// Who vouches for people at the console of `bridgehead serve`, by OpenID Connect.
+    #[serde(default)]
+    pub(crate) oidc: Option<OidcConfig>,
     /// A catalog that is told which columns went where, by OpenLineage.
     #[serde(default)]
     pub(crate) lineage: Option<LineageConfig>,
@@ -56,6 +59,7 @@ impl Config {
         self.serve = overlay.serve.unwrap_or(std::mem::take(&mut self.serve));
         self.state = overlay.state.or(self.state.take());
         self.lineage = overlay.lineage.or(self.lineage.take());
+        self.oidc = overlay.oidc.or(self.oidc.take());
         self.alerts = overlay.alerts.unwrap_or(std::mem::take(&mut self.alerts));
         for (name, own) in overlay.syncs {
             let sync = self.syncs.iter_mut().flatten().find(|sync| sync.sync == name).ok_or(name)?;
@@ -82,6 +86,9 @@ pub(crate) struct Overlay {
     /// What people are told of, and where.
     #[serde(default)]
     alerts: Option<AlertsConfig>,
+    /// Who vouches for people at the console.
+    #[serde(default)]
+    oidc: Option<OidcConfig>,
     /// A catalog that is told which columns went where.
     #[serde(default)]
     lineage: Option<LineageConfig>,

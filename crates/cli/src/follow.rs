@@ -43,9 +43,25 @@ fn tells(project: &Project, sync: &Sync) -> Result<bool, Failure> {
     Ok(known || project.endpoints_apart(sync)?.0.capabilities().only_tells)
 }
 
-async fn follow_one(project: &Project, sync: &Sync, options: &Options, as_json: bool) -> Result<(), Failure> {
+/// Follows a sync until it is stopped; `progress` is called when it is in step, and after each batch.
+pub(crate) async fn until_stopped(
+    project: &Project,
+    sync: &Sync,
+    options: &Options,
+    progress: &(dyn Fn(&Report) + Send + std::marker::Sync),
+) -> Result<Report, Failure> {
     let (source, target) = project.endpoints_apart(sync)?;
     let parents = |name: &str| project.parent_key(name);
+    let (ends, store, following) = ([&*source, &*target], &project.store, Following::default());
+    let report = if sync.two_way.is_some() {
+        engine::follow_pairs(sync, ends, store, &parents, options, following, progress).await
+    } else {
+        engine::follow(sync, ends, store, &parents, options, following, progress).await
+    };
+    report.map_err(|error| failure(project, sync, &error))
+}
+
+async fn follow_one(project: &Project, sync: &Sync, options: &Options, as_json: bool) -> Result<(), Failure> {
     let started = std::time::Instant::now();
     let in_step = std::sync::Once::new();
     let progress = |_: &Report| {
@@ -56,14 +72,7 @@ async fn follow_one(project: &Project, sync: &Sync, options: &Options, as_json: 
             }
         });
     };
-    let following = Following::default();
-    let (ends, store) = ([&*source, &*target], &project.store);
-    let report = if sync.two_way.is_some() {
-        engine::follow_pairs(sync, ends, store, &parents, options, following, &progress).await
-    } else {
-        engine::follow(sync, ends, store, &parents, options, following, &progress).await
-    };
-    let report = report.map_err(|error| failure(project, sync, &error))?;
+    let report = until_stopped(project, sync, options, &progress).await?;
     if as_json {
         return json(&report);
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,7 +13,7 @@ use model::{Class, Side, text_of};
 use secrecy::SecretString;
 use serde_json::Value;
 use serde_saphyr::Spanned;
-use server::{Alerts, Connected, FieldPair, Fields, Mapped, Missed, Schedule, ScheduleConfig};
+use server::{Alerts, Connected, FieldPair, Fields, Mapped, Missed, Oidc, Schedule, ScheduleConfig};
 use state::{Files, Store};
 
 use crate::Failure;
@@ -161,7 +162,7 @@ impl Project {
         let found = store.version(version)?;
         let (_, files) =
             found.ok_or_else(|| wrong(format!("there is no version {version}; `bridgehead versions` lists them")))?;
-        Self::of(place, files, &|file| format!("version {version}, {file}"), Some((store, version)))
+        Self::of(place, files, &|file| format!("version {version}, {file}"), Some((store, Some(version))))
     }
 
     /// Makes a project of its files, which messages call as `called` does.
@@ -169,7 +170,7 @@ impl Project {
         place: &Place,
         files: Files,
         called: &dyn Fn(&str) -> String,
-        kept: Option<(Store, i64)>,
+        kept: Option<(Store, Option<i64>)>,
     ) -> Result<Self, Failure> {
         let path = called(FILE);
         let mut config: Config = parsed(&path, files.get(FILE).map(String::as_str).unwrap_or_default())?;
@@ -233,16 +234,64 @@ impl Project {
         }
         let state = place.folder.join(state_of(&config, place));
         let (store, version) = match kept {
-            Some((store, version)) => (store, Some(version)),
+            Some((store, version)) => (store, version),
             None => (Store::open(&state)?, None),
         };
         let place = place.clone();
         Ok(Self { place, config, connections, mappings, files, version, opened: Mutex::default(), store })
     }
 
+    /// Returns the name of the file that defines a mapping, with its text.
+    pub(crate) fn mapping_file(&self, mapping: &str) -> Option<(&String, &String)> {
+        let mut files = self.files.iter().filter(|(file, _)| file.starts_with("mappings/"));
+        files.find(|(_, text)| Definition::parse(text).is_ok_and(|definition| definition.mapping == mapping))
+    }
+
+    /// Returns the same project with another text of a mapping.
+    pub(crate) fn with_mapping(&self, mapping: &str, text: &str) -> Result<Self, Failure> {
+        let found = self.mapping_file(mapping);
+        let (file, _) = found.ok_or_else(|| wrong(format!("there is no mapping {mapping:?}")))?;
+        let mut files = self.files.clone();
+        files.insert(file.clone(), text.to_owned());
+        Self::of(&self.place, files, &str::to_owned, Some((self.store.clone(), None)))
+    }
+
+    /// Returns the names of the syncs that put a mapping to work.
+    pub(crate) fn syncs_of(&self, mapping: &str) -> Vec<String> {
+        self.syncs_that(|sync| sync.mapping == mapping)
+    }
+
+    /// Returns how it is set up, for people to read: names and values, nothing secret.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        let version = self.version.map_or_else(|| "what the folder has".to_owned(), |id| format!("version {id}"));
+        let environment = self.place.environment.clone().unwrap_or_else(|| "none".to_owned());
+        let (all, connections) = self.at_once();
+        let limits = connections.iter().map(|(name, most)| format!(", of {name} {most}"));
+        let alerts = self.alerts().map(|alerts| alerts.channels().join(", ")).unwrap_or_default();
+        let none = |text: String| if text.is_empty() { "nowhere".to_owned() } else { text };
+        let lineage = if self.config.lineage.is_some() { "to a catalog, by OpenLineage" } else { "to nobody" };
+        let settings = [
+            ("Configuration", version),
+            ("Environment", environment),
+            ("Syncs", self.config.syncs().len().to_string()),
+            ("Runs at once", format!("{all}{}", limits.collect::<String>())),
+            ("Alerts go to", none(alerts)),
+            ("Lineage is told", lineage.to_owned()),
+            ("What writes replaced is kept", format!("{} days", state::IMAGE_DAYS)),
+        ];
+        settings.map(|(name, value)| (name.to_owned(), value)).into()
+    }
+
     /// Returns the files that it is made of.
     pub(crate) fn files(&self) -> &Files {
         &self.files
+    }
+
+    /// Returns what tells its files from others.
+    pub(crate) fn digest(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        self.files.hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Returns the named syncs, or all of them, parents before their children.
@@ -331,6 +380,14 @@ impl Project {
         let follow = Follow(&self.place.folder);
         let resolve = |text: &str| follow.secret(text).map_err(|error| error.to_string());
         self.config.alerts.read(&known, &resolve).map_err(wrong)
+    }
+
+    /// Returns who vouches for people at the console, where somebody does.
+    pub(crate) fn oidc(&self) -> Result<Option<Oidc>, Failure> {
+        let follow = Follow(&self.place.folder);
+        let resolve = |text: &str| follow.secret(text).map_err(|error| error.to_string());
+        let opened = self.config.oidc.as_ref().map(|oidc| oidc.open(&resolve)).transpose();
+        opened.map_err(|what| wrong(format!("`oidc`: {what}")))
     }
 
     /// Returns the catalog that is told which columns went where, if there is one.

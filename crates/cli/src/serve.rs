@@ -8,16 +8,21 @@ use std::time::{Duration, SystemTime};
 
 use engine::{Options, Replay};
 use model::{Class, Side};
-use server::{Alerts, AtOnce, COMPARISON, Connected, Fields, Job, Mapped, Plan, Scheduler, Server, Work};
+use server::{
+    Alerts, AtOnce, COMPARISON, Connected, Fields, Job, Mapped, Plan, Schedule, Scheduler, Server, Tried, Work,
+};
 use state::{Link, Store};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
-use crate::commands::{check_syncs, run_between, stop_on_interrupt};
+use crate::commands::{check_syncs, previews, run_between, stop_on_interrupt};
+use crate::follow;
 use crate::project::{FOLDERS, Place, Project};
 use crate::reconcile;
 
+/// Records of each side that a mapping is tried on.
+const PREVIEWED: usize = 8;
 /// How often the files of the project are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -25,6 +30,7 @@ const LOOK: Duration = Duration::from_secs(2);
 struct Served {
     project: RwLock<Arc<Project>>,
     alerts: RwLock<Arc<Alerts>>,
+    place: Place,
     runtime: Handle,
 }
 
@@ -36,6 +42,11 @@ impl Served {
     fn alerts(&self) -> Arc<Alerts> {
         Arc::clone(&self.alerts.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Returns what is wrong, a line each.
+fn lines(failure: Failure) -> Vec<String> {
+    failure.text.lines().map(str::to_owned).collect()
 }
 
 /// Returns what a project schedules.
@@ -52,7 +63,7 @@ fn plan_of(project: &Project) -> Result<Plan, Failure> {
         jobs.push(Job { sync: sync.name.clone(), schedule, missed, priority, connections });
     }
     let (all, connections): (usize, BTreeMap<String, usize>) = project.at_once();
-    Ok(Plan { jobs, at_once: AtOnce { all, connections } })
+    Ok(Plan { jobs, at_once: AtOnce { all, connections }, digest: project.digest() })
 }
 
 impl Work for Served {
@@ -60,7 +71,7 @@ impl Work for Served {
         // It was read once before it was put to work.
         plan_of(&self.project()).unwrap_or_else(|failure| {
             tracing::error!(error = failure.text, "the project can't be planned");
-            Plan { jobs: Vec::new(), at_once: AtOnce { all: 1, connections: BTreeMap::new() } }
+            Plan { jobs: Vec::new(), at_once: AtOnce { all: 1, connections: BTreeMap::new() }, digest: 0 }
         })
     }
 
@@ -70,6 +81,11 @@ impl Work for Served {
             let compared = sync.strip_suffix(COMPARISON);
             let syncs = project.syncs(&[compared.unwrap_or(sync).to_owned()])?;
             let sync = syncs.first().ok_or_else(|| Failure::new(Class::Mapping, "it is gone"))?;
+            let follows = matches!(project.schedule(&sync.name)?.0, Some(Schedule::OnChanges));
+            if follows && compared.is_none() && replay.is_empty() {
+                let options = Options { stop, ..Options::default() };
+                return Ok(follow::until_stopped(&project, sync, &options, &|_| {}).await?.green());
+            }
             // Others run beside it: its connections, and the calls they count, are its own.
             let ends = project.endpoints_apart(sync)?;
             if compared.is_some() {
@@ -85,6 +101,54 @@ impl Work for Served {
 
     fn mappings(&self) -> Vec<Mapped> {
         self.project().mapped()
+    }
+
+    fn mapping_text(&self, mapping: &str) -> Option<String> {
+        self.project().mapping_file(mapping).map(|(_, text)| text.clone())
+    }
+
+    fn try_mapping(&self, mapping: &str, text: &str) -> Result<Vec<Tried>, Vec<String>> {
+        let project = self.project();
+        let tried = async {
+            let other = project.with_mapping(mapping, text)?;
+            let mut tried = Vec::new();
+            for sync in other.syncs(&other.syncs_of(mapping))? {
+                let previews = previews(&other, &sync, PREVIEWED).await?;
+                tried.push(Tried { sync: sync.name, previews });
+            }
+            Ok(tried)
+        };
+        self.runtime.block_on(tried).map_err(lines)
+    }
+
+    fn keep_mapping(&self, mapping: &str, text: &str, author: &str, reason: &str) -> Result<i64, Vec<String>> {
+        let project = self.project();
+        let kept = async {
+            let other = project.with_mapping(mapping, text)?;
+            plan_of(&other)?;
+            check_syncs(&other).await?;
+            Ok(project.store.acting_as(author).keep_version(author, reason, other.files(), true)?)
+        };
+        self.runtime.block_on(kept).map_err(lines)
+    }
+
+    fn put_to_work(&self, version: i64, author: &str, reason: &str) -> Result<bool, Vec<String>> {
+        let (project, place) = (self.project(), &self.place);
+        let put = async {
+            let store = project.store.acting_as(author);
+            if store.version(version)?.is_none() {
+                return Ok(false);
+            }
+            let other = Project::kept(place, store.clone(), version)?;
+            plan_of(&other)?;
+            check_syncs(&other).await?;
+            Ok(store.put_to_work(author, reason, version)?)
+        };
+        self.runtime.block_on(put).map_err(lines)
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
+        self.project().settings()
     }
 
     fn record(&self, mapping: &str, link: &Link) -> [Result<Fields, String>; 2] {
@@ -177,10 +241,11 @@ pub(crate) async fn serve(place: &Place, address: SocketAddr) -> Result<(), Fail
     let scheduled = plan.jobs.iter().filter(|job| job.schedule.is_some()).count();
     let api = project.store.clone();
     let alerts = RwLock::new(Arc::new(project.alerts()?));
+    let oidc = project.oidc()?;
     let project = RwLock::new(Arc::new(project.acting_as("scheduler")));
-    let served = Arc::new(Served { project, alerts, runtime: Handle::current() });
+    let served = Arc::new(Served { project, alerts, place: place.clone(), runtime: Handle::current() });
     let scheduler = Scheduler::start(store.clone(), Arc::<Served>::clone(&served));
-    let started = Server::start(api, address, Some(scheduler.handle())).await;
+    let started = Server::start(api, address, Some(scheduler.handle()), oidc).await;
     let server = started.map_err(|error| Failure::from_error(Class::Mapping, &error))?;
     println!(
         "{scheduled} of {} syncs of {} run by schedule. http://{}/ shows what they do. Ctrl-C stops it.",

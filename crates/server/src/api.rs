@@ -13,15 +13,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use state::{Role, Run, Store, Wanted};
 
-use crate::auth::{Caller, Wrong, known};
-use crate::console::{self, Sessions};
+use crate::auth::{Caller, Callers, Wrong, is_good, known};
+use crate::budget::{Known, budgets};
+use crate::console;
 use crate::metrics::metrics;
+use crate::oidc::Oidc;
 use crate::openapi::{self, Call};
 use crate::problem::{Answered, Problem};
 use crate::scheduler::{Handle, Planned, Work};
 
 /// Most bytes of a body: all that is sent are a few words.
 const BODY_BYTES: usize = 64 << 10;
+/// Most bytes of a text of a mapping.
+pub(crate) const TEXT_BYTES: usize = 1 << 20;
 /// Entries of a page, and most of them.
 const PAGE: u32 = 50;
 const MOST: u32 = 500;
@@ -33,12 +37,37 @@ pub(crate) struct Api {
     /// True when only this machine can reach it.
     pub(crate) is_local: bool,
     pub(crate) wrong: Wrong,
-    pub(crate) sessions: Sessions,
+    /// Who vouches for people, where somebody does.
+    pub(crate) oidc: Option<Oidc>,
+    /// What forms carry while nobody has to sign in. Where there are no random numbers it is empty, and no form is good.
+    pub(crate) proof: String,
+    pub(crate) budgets: Known,
+    pub(crate) callers: Callers,
 }
 
 impl Api {
-    pub(crate) fn new(store: Store, scheduler: Option<Handle>, is_local: bool) -> Self {
-        Self { store, scheduler, is_local, wrong: Wrong::default(), sessions: Sessions::new() }
+    pub(crate) fn new(store: Store, scheduler: Option<Handle>, is_local: bool, oidc: Option<Oidc>) -> Self {
+        let proof = state::new_secret().unwrap_or_default();
+        Self {
+            store,
+            scheduler,
+            is_local,
+            wrong: Wrong::default(),
+            oidc,
+            proof,
+            budgets: Known::default(),
+            callers: Callers::new(),
+        }
+    }
+
+    /// True when people have to say who they are: somebody vouches for them, or there is a token that is good.
+    pub(crate) fn is_set_up(&self) -> Answered<bool> {
+        Ok(self.oidc.is_some() || self.store.tokens()?.iter().any(is_good))
+    }
+
+    /// True where browsers reach it by HTTPS alone.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.oidc.as_ref().map_or(!self.is_local, Oidc::is_secure)
     }
 
     /// Returns what the scheduler knows of each sync.
@@ -72,7 +101,7 @@ fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
         ),
         (
             Call::post("/api/v1/syncs/{sync}/pause", "Pauses a sync, with the reason")
-                .sends("why", &[])
+                .sends(&[("why", &[])])
                 .answers(200, SYNC),
             post(pause),
         ),
@@ -103,7 +132,37 @@ fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
             get(records),
         ),
         (Call::get("/api/v1/connections", "The connections, each with its syncs"), get(connections)),
+        (
+            Call::get(
+                "/api/v1/budgets",
+                "The API calls of each org: left, spent today, and foreseen until midnight, UTC",
+            ),
+            get(calls_left),
+        ),
         (Call::get("/api/v1/mappings", "What is mapped onto what, and by which syncs"), get(mappings)),
+        (
+            Call::get("/api/v1/mappings/{mapping}", "The text of a mapping, as it is at work").answers(200, &[404]),
+            get(mapping),
+        ),
+        (
+            Call::post(
+                "/api/v1/mappings/{mapping}/try",
+                "Checks another text of a mapping, and says what it makes of some records",
+            )
+            .sends(&[("text", &[])])
+            .answers(200, &[404, 503]),
+            post(try_mapping).layer(DefaultBodyLimit::max(2 * TEXT_BYTES)),
+        ),
+        (
+            Call::post(
+                "/api/v1/mappings/{mapping}/keep",
+                "Keeps the configuration with another text of a mapping as a version",
+            )
+            .needs(Some(Role::Admin))
+            .sends(&[("text", &[]), ("reason", &[])])
+            .answers(201, &[404, 503]),
+            post(keep_mapping).layer(DefaultBodyLimit::max(2 * TEXT_BYTES)),
+        ),
         (
             Call::get("/api/v1/conflicts", "What both sides changed, oldest first")
                 .with(&["sync", "state", "after", "limit"]),
@@ -112,7 +171,7 @@ fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
         (Call::get("/api/v1/conflicts/{id}", "One of them").answers(200, &[404]), get(conflict)),
         (
             Call::post("/api/v1/conflicts/{id}/resolve", "Decides one: the next run writes the winner's value")
-                .sends("winner", &["salesforce", "external"])
+                .sends(&[("winner", &["salesforce", "external"])])
                 .answers(200, &[404, 409]),
             post(resolve),
         ),
@@ -124,11 +183,26 @@ fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
         (Call::get("/api/v1/versions", "Versions of the configuration, newest first").with(&["limit"]), get(versions)),
         (Call::get("/api/v1/versions/{id}", "One of them, with its files").answers(200, &[404]), get(version)),
         (
+            Call::post("/api/v1/versions/{id}/promote", "Checks a version, and puts it to work")
+                .needs(Some(Role::Admin))
+                .sends(&[("reason", &[])])
+                .answers(200, &[404, 503]),
+            post(promote),
+        ),
+        (
             Call::get("/api/v1/audit", "The audit chain, newest first")
                 .with(&["sync", "run", "what", "before", "limit"]),
             get(audit),
         ),
         (Call::get("/api/v1/tokens", "Tokens, without what is secret").needs(Some(Role::Admin)), get(tokens)),
+        (
+            Call::post("/api/v1/tokens", "Makes a token; its secret is told this once")
+                .needs(Some(Role::Admin))
+                .sends(&[("name", &[]), ("role", &["viewer", "operator", "admin"]), ("days", &[])])
+                .answers(201, &[]),
+            post(new_token),
+        ),
+        (Call::get("/api/v1/sessions", "Who is signed in to the console").needs(Some(Role::Admin)), get(sessions)),
         (Call::delete("/api/v1/tokens/{id}", "Takes a token back").needs(Some(Role::Admin)), delete(revoke)),
         (Call::get("/metrics", "Metrics for Prometheus"), get(metrics)),
     ]
@@ -416,8 +490,101 @@ async fn connections(State(api): Shared) -> Answered<Json<Value>> {
         .await
 }
 
+async fn calls_left(State(api): Shared) -> Answered<Json<Value>> {
+    blocking(move || Ok(Json(json!({"budgets": *budgets(&api)?})))).await
+}
+
 async fn mappings(State(api): Shared) -> Answered<Json<Value>> {
     blocking(move || Ok(Json(json!({"mappings": api.work().map(|work| work.mappings()).unwrap_or_default()})))).await
+}
+
+fn mapping_text(api: &Api, mapping: &str) -> Answered<String> {
+    let text = api.work().and_then(|work| work.mapping_text(mapping));
+    text.ok_or_else(|| Problem::none(format!("there is no mapping {mapping:?}")))
+}
+
+/// What is wrong with a configuration.
+fn wrong(what: Vec<String>) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what.join("\n"))
+}
+
+async fn mapping(State(api): Shared, Path(name): Path<String>) -> Answered<Json<Value>> {
+    blocking(move || Ok(Json(json!({"mapping": name, "text": mapping_text(&api, &name)?})))).await
+}
+
+/// Another text of a mapping.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    text: String,
+}
+
+async fn try_mapping(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+    sent: Result<Json<Text>, JsonRejection>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Operator)?;
+    let text = body(sent)?.text;
+    blocking(move || {
+        mapping_text(&api, &name)?;
+        let tried = api.scheduler()?.work().try_mapping(&name, &text).map_err(wrong)?;
+        Ok(Json(json!({"mapping": name, "tried": tried})))
+    })
+    .await
+}
+
+/// Another text of a mapping, and why.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    text: String,
+    reason: String,
+}
+
+async fn keep_mapping(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+    sent: Result<Json<Kept>, JsonRejection>,
+) -> Answered<Response> {
+    caller.needs(Role::Admin)?;
+    let Kept { text, reason } = body(sent)?;
+    blocking(move || {
+        mapping_text(&api, &name)?;
+        let version = api.scheduler()?.work().keep_mapping(&name, &text, &caller.name, &reason).map_err(wrong)?;
+        Ok((StatusCode::CREATED, Json(json!({"version": version}))).into_response())
+    })
+    .await
+}
+
+/// Why something is done.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reason {
+    reason: String,
+}
+
+/// Puts a version to work that was kept.
+pub(crate) fn put_to_work(api: &Api, version: i64, author: &str, reason: &str) -> Answered<()> {
+    let put = api.scheduler()?.work().put_to_work(version, author, reason).map_err(wrong)?;
+    if put { Ok(()) } else { Err(Problem::none(format!("there is no version {version}"))) }
+}
+
+async fn promote(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    sent: Result<Json<Reason>, JsonRejection>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Admin)?;
+    let (id, reason) = (number(&id)?, body(sent)?.reason);
+    blocking(move || {
+        put_to_work(&api, id, &caller.name, &reason)?;
+        Ok(Json(json!({"version": id, "state": "at work"})))
+    })
+    .await
 }
 
 async fn conflicts(State(api): Shared, query: Result<Query<Part>, QueryRejection>) -> Answered<Json<Value>> {
@@ -536,6 +703,50 @@ async fn audit(
 async fn tokens(State(api): Shared, Extension(caller): Extension<Caller>) -> Answered<Json<Value>> {
     caller.needs(Role::Admin)?;
     blocking(move || Ok(Json(json!({"tokens": api.store.tokens()?})))).await
+}
+
+/// A token that is wanted.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewToken {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    /// Days until it ends.
+    pub(crate) days: u32,
+}
+
+/// Makes a token; returns its number and what its holder sends.
+pub(crate) fn make_token(api: &Api, actor: &str, wanted: &NewToken) -> Answered<(i64, String)> {
+    let bad = |why: &str| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why));
+    if wanted.name.trim().is_empty() || wanted.name.len() > 100 {
+        return bad("`name` has 1 to 100 characters");
+    }
+    if !(1..=3_650).contains(&wanted.days) {
+        return bad("`days` goes from 1 to 3650");
+    }
+    let secret = state::new_secret()?;
+    let ends = chrono::Utc::now() + chrono::TimeDelta::days(wanted.days.into());
+    let id = api.store.acting_as(actor).keep_token(wanted.name.trim(), wanted.role, &secret, ends)?;
+    Ok((id, secret))
+}
+
+async fn new_token(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    sent: Result<Json<NewToken>, JsonRejection>,
+) -> Answered<Response> {
+    caller.needs(Role::Admin)?;
+    let wanted = body(sent)?;
+    blocking(move || {
+        let (id, secret) = make_token(&api, &caller.name, &wanted)?;
+        Ok((StatusCode::CREATED, Json(json!({"id": id, "token": secret}))).into_response())
+    })
+    .await
+}
+
+async fn sessions(State(api): Shared, Extension(caller): Extension<Caller>) -> Answered<Json<Value>> {
+    caller.needs(Role::Admin)?;
+    blocking(move || Ok(Json(json!({"sessions": api.store.sessions(chrono::Utc::now())?})))).await
 }
 
 async fn revoke(

@@ -1,6 +1,7 @@
 //! Who calls, and what they may do.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use state::{Role, Token};
 
 use crate::api::Api;
@@ -19,6 +21,32 @@ const LOCAL: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 /// Wrong tokens that are answered in [`WRONG_SPAN`]; more have to wait.
 const WRONG: usize = 20;
 const WRONG_SPAN: Duration = Duration::from_mins(1);
+
+/// Calls that one caller may make at once, and in each second from then on.
+const BURST: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+const PER_SECOND: NonZeroU32 = NonZeroU32::new(100).unwrap();
+/// Callers that are remembered; more are looked through for those that have rested.
+const CALLERS: usize = 1_000;
+
+/// How often each caller called of late.
+pub(crate) struct Callers(DefaultKeyedRateLimiter<String>);
+
+impl Callers {
+    pub(crate) fn new() -> Self {
+        Self(RateLimiter::hashmap(Quota::per_second(PER_SECOND).allow_burst(BURST)))
+    }
+
+    /// Lets nobody pass who calls too often.
+    fn take(&self, name: &str) -> Answered<()> {
+        if self.0.len() > CALLERS {
+            self.0.retain_recent();
+        }
+        self.0.check_key(&name.to_owned()).map_err(|_| {
+            let detail = format!("{name} calls more than {PER_SECOND} times a second; try again in a second");
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).after(1)
+        })
+    }
+}
 
 /// Who calls.
 #[derive(Debug, Clone)]
@@ -56,10 +84,10 @@ impl Wrong {
     }
 }
 
-/// True when there is a token that is good.
-pub(crate) fn is_set_up(tokens: &[Token]) -> bool {
-    let ends = |token: &Token| DateTime::parse_from_rfc3339(&token.expires).ok();
-    tokens.iter().any(|token| !token.revoked && ends(token).is_some_and(|ends| ends > Utc::now()))
+/// True for a token that was not taken back and has not ended.
+pub(crate) fn is_good(token: &Token) -> bool {
+    let ends = DateTime::parse_from_rfc3339(&token.expires).ok();
+    !token.revoked && ends.is_some_and(|ends| ends > Utc::now())
 }
 
 fn name_of(authority: &str) -> &str {
@@ -78,6 +106,9 @@ fn text<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> &'h str {
 pub(crate) async fn known(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     match caller(&api, &request) {
         Ok(caller) => {
+            if let Err(problem) = api.callers.take(&caller.name) {
+                return problem.into_response();
+            }
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
@@ -85,9 +116,10 @@ pub(crate) async fn known(State(api): State<Arc<Api>>, mut request: Request, nex
     }
 }
 
-/// True for a call by a name that this machine has for itself.
-pub(crate) fn is_local_name(headers: &HeaderMap) -> bool {
-    LOCAL.contains(&name_of(text(headers, &header::HOST)))
+/// True for a call by a name that leads here: where only this machine can call, one that it has for itself, or that of the console.
+pub(crate) fn leads_here(api: &Api, headers: &HeaderMap) -> bool {
+    let name = name_of(text(headers, &header::HOST));
+    !api.is_local || LOCAL.contains(&name) || api.oidc.as_ref().is_some_and(|oidc| name_of(oidc.console()) == name)
 }
 
 /// Returns the token with this secret; whoever guesses has to wait.
@@ -98,7 +130,7 @@ pub(crate) fn token_of(api: &Api, secret: &str) -> Answered<Token> {
     }
     if api.wrong.are_too_many() {
         let detail = "too many wrong tokens of late; try again in a minute";
-        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).after(60));
     }
     api.wrong.add();
     Err(Problem::new(StatusCode::UNAUTHORIZED, "this token is not known, has expired, or was taken back"))
@@ -106,7 +138,7 @@ pub(crate) fn token_of(api: &Api, secret: &str) -> Answered<Token> {
 
 fn caller(api: &Api, request: &Request) -> Answered<Caller> {
     let headers = request.headers();
-    if api.is_local && !is_local_name(headers) {
+    if !leads_here(api, headers) {
         return Err(Problem::new(StatusCode::FORBIDDEN, "the API is for this machine"));
     }
     let (host, origin) = (text(headers, &header::HOST), text(headers, &header::ORIGIN));
@@ -115,7 +147,7 @@ fn caller(api: &Api, request: &Request) -> Answered<Caller> {
         return Err(Problem::new(StatusCode::FORBIDDEN, format!("pages of {origin} may not change anything here")));
     }
     let secret = text(headers, &header::AUTHORIZATION);
-    if secret.is_empty() && api.is_local && !is_set_up(&api.store.tokens()?) {
+    if secret.is_empty() && api.is_local && !api.is_set_up()? {
         return Ok(Caller { name: "local".to_owned(), role: Role::Admin });
     }
     let Some(secret) = secret.strip_prefix("Bearer ") else {

@@ -6,9 +6,11 @@
 mod alerts;
 mod api;
 mod auth;
+mod budget;
 mod console;
 mod look;
 mod metrics;
+mod oidc;
 mod openapi;
 mod problem;
 mod schedule;
@@ -24,9 +26,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use alerts::{Alerts, AlertsConfig, When, watch};
-pub use look::{Connected, FieldPair, Fields, Mapped};
+pub use look::{Connected, FieldPair, Fields, Mapped, Tried};
 pub use metrics::NAMES as METRICS;
-pub use schedule::{Missed, Schedule, ScheduleConfig};
+pub use oidc::{Oidc, OidcConfig};
+pub use schedule::{Event, Missed, Schedule, ScheduleConfig};
 pub use scheduler::{AtOnce, COMPARISON, Handle, Job, Plan, Planned, Scheduler, Work};
 pub use versions::difference;
 
@@ -61,20 +64,31 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on an address; port 0 takes a free one. `scheduler` is what runs syncs, where something does.
+    /// Listens on an address; port 0 takes a free one. `scheduler` is what runs syncs, where something does, and `oidc` vouches for
+    /// people, where somebody does.
     ///
     /// # Errors
     ///
     /// When other machines could reach the address and nobody has a token, or it is taken.
-    pub async fn start(store: Store, address: SocketAddr, scheduler: Option<Handle>) -> Result<Self, Error> {
-        if !address.ip().is_loopback() && !auth::is_set_up(&store.tokens()?) {
+    pub async fn start(
+        store: Store,
+        address: SocketAddr,
+        scheduler: Option<Handle>,
+        oidc: Option<Oidc>,
+    ) -> Result<Self, Error> {
+        if !address.ip().is_loopback() && oidc.is_none() && !store.tokens()?.iter().any(auth::is_good) {
             return Err(Error::Open(address));
         }
         let failed = |source| Error::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let stop = CancellationToken::new();
-        let router = api::router(Arc::new(api::Api::new(store, scheduler, address.ip().is_loopback())));
+        let router = api::router(Arc::new(api::Api::new(
+            store,
+            scheduler,
+            address.ip().is_loopback(),
+            oidc.map(|oidc| oidc.at(address)),
+        )));
         let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
         Ok(Self { address, stop, task: tokio::spawn(serving.into_future()) })
     }

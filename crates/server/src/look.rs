@@ -50,5 +50,14 @@ pub struct Connected {
     pub syncs: Vec<String>,
 }
 
+/// What a text of a mapping would make of some records of a sync.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tried {
+    /// The sync.
+    pub sync: String,
+    /// For each way that its records move what would become of some.
+    pub previews: Vec<engine::Preview>,
+}
+
 /// A record's fields as its system has them; `None` where there is no such record.
 pub type Fields = Option<BTreeMap<String, Option<String>>>;

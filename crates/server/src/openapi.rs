@@ -12,8 +12,8 @@ pub(crate) struct Call {
     /// The least that a caller has to be; `None` where nobody is asked.
     role: Option<Role>,
     query: &'static [&'static str],
-    /// The one field of the body, with its values where only some are good.
-    body: Option<(&'static str, &'static [&'static str])>,
+    /// The fields of the body, each with its values where only some are good.
+    body: &'static [(&'static str, &'static [&'static str])],
     /// The status of what is well, and those of what is not besides what any call may meet.
     good: u16,
     bad: &'static [u16],
@@ -21,7 +21,7 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) const fn get(path: &'static str, what: &'static str) -> Self {
-        Self { method: "get", path, what, role: Some(Role::Viewer), query: &[], body: None, good: 200, bad: &[] }
+        Self { method: "get", path, what, role: Some(Role::Viewer), query: &[], body: &[], good: 200, bad: &[] }
     }
 
     pub(crate) const fn post(path: &'static str, what: &'static str) -> Self {
@@ -41,8 +41,8 @@ impl Call {
         Self { query, bad: &[400], ..self }
     }
 
-    pub(crate) const fn sends(self, field: &'static str, values: &'static [&'static str]) -> Self {
-        Self { body: Some((field, values)), ..self }
+    pub(crate) const fn sends(self, body: &'static [(&'static str, &'static [&'static str])]) -> Self {
+        Self { body, ..self }
     }
 
     pub(crate) const fn answers(self, good: u16, bad: &'static [u16]) -> Self {
@@ -61,7 +61,7 @@ impl Call {
         };
         answers.insert(self.good.to_string(), good);
         let asked: &[u16] = if self.role.is_some() { &[401, 403, 429, 500] } else { &[] };
-        let sent: &[u16] = if self.body.is_some() { &[400, 413, 415, 422] } else { &[] };
+        let sent: &[u16] = if self.body.is_empty() { &[] } else { &[400, 413, 415, 422] };
         for status in self.bad.iter().chain(asked).chain(sent) {
             answers.insert(status.to_string(), wrong());
         }
@@ -82,12 +82,19 @@ impl Call {
             call["security"] = json!([{"token": []}]);
             call["description"] = format!("Needs the role {}.", role.word()).into();
         }
-        if let Some((field, values)) = self.body {
-            let mut schema = json!({"type": "string"});
-            if !values.is_empty() {
-                schema["enum"] = json!(values);
-            }
-            let body = json!({"type": "object", "properties": {field: schema}, "required": [field], "additionalProperties": false});
+        if !self.body.is_empty() {
+            let field = |(name, values): &(&'static str, &[&str])| {
+                let schema = match *name {
+                    "days" => json!({"type": "integer", "minimum": 1, "maximum": 3650}),
+                    _ if values.is_empty() => json!({"type": "string"}),
+                    _ => json!({"type": "string", "enum": values}),
+                };
+                ((*name).to_owned(), schema)
+            };
+            let fields: Map<String, Value> = self.body.iter().map(field).collect();
+            let required: Vec<&String> = fields.keys().collect();
+            let body =
+                json!({"type": "object", "required": required, "properties": fields, "additionalProperties": false});
             call["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": body}}});
         }
         call

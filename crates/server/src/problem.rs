@@ -9,6 +9,8 @@ use serde_json::json;
 pub(crate) struct Problem {
     status: StatusCode,
     detail: String,
+    /// Seconds after which it may be tried again.
+    after: Option<u16>,
 }
 
 /// What calls are answered with.
@@ -16,7 +18,12 @@ pub(crate) type Answered<T> = Result<T, Problem>;
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        Self { status, detail: detail.into(), after: None }
+    }
+
+    /// The same problem, which may be gone after so many seconds.
+    pub(crate) fn after(self, seconds: u16) -> Self {
+        Self { after: Some(seconds), ..self }
     }
 
     pub(crate) fn status(&self) -> StatusCode {
@@ -46,6 +53,9 @@ impl IntoResponse for Problem {
         let body = json!({"status": self.status.as_u16(), "title": title, "detail": self.detail});
         let mut response =
             (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response();
+        if let Some(seconds) = self.after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             let value = header::HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, value);

@@ -1,4 +1,4 @@
-//! When a sync runs next: by interval, by cron in a time zone, or behind another sync. Nothing here looks at a clock.
+//! When a sync runs next: by interval, by cron in a time zone, behind another sync, or all the time. Nothing here looks at a clock.
 
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -25,9 +25,20 @@ pub struct ScheduleConfig {
     /// Whenever another sync ran well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// All the time: it is told of changes as they happen, and writes them at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<Event>,
     /// What becomes of a time that was missed because nothing ran then.
     #[serde(default)]
     pub missed: Missed,
+}
+
+/// What lets a sync write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// Changes of its records, as the systems tell of them.
+    Changes,
 }
 
 /// What becomes of times that were missed.
@@ -50,7 +61,12 @@ pub enum Schedule {
     Cron(Box<Cron>, Tz),
     /// Whenever this sync ran well.
     After(String),
+    /// All the time; where that ended, again after [`AGAIN`].
+    OnChanges,
 }
+
+/// The pause before changes are followed again, where that could not go on.
+const AGAIN: TimeDelta = TimeDelta::seconds(10);
 
 /// Shortest interval.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -64,13 +80,13 @@ impl ScheduleConfig {
     ///
     /// What is wrong with it, as the end of a sentence about it.
     pub fn read(&self) -> Result<Schedule, String> {
-        let Self { every, cron, zone, after, .. } = self;
+        let Self { every, cron, zone, after, on, .. } = self;
         if zone.is_some() && cron.is_none() {
             return Err("`zone` is for a schedule with `cron`".to_owned());
         }
-        match (every, cron, after) {
-            (Some(every), None, None) => interval("every", every).map(Schedule::Every),
-            (None, Some(pattern), None) => {
+        match (every, cron, after, on) {
+            (Some(every), None, None, None) => interval("every", every).map(Schedule::Every),
+            (None, Some(pattern), None, None) => {
                 let zone = zone.as_deref().unwrap_or("UTC");
                 let zone: Tz =
                     zone.parse().map_err(|_| format!("{zone:?} is no time zone; write it as Europe/Berlin"))?;
@@ -84,8 +100,9 @@ impl ScheduleConfig {
                     None => Err(format!("`cron: {pattern:?}` never comes")),
                 }
             }
-            (None, None, Some(other)) => Ok(Schedule::After(other.clone())),
-            _ => Err("a schedule has one of `every`, `cron` and `after`".to_owned()),
+            (None, None, Some(other), None) => Ok(Schedule::After(other.clone())),
+            (None, None, None, Some(Event::Changes)) => Ok(Schedule::OnChanges),
+            _ => Err("a schedule has one of `every`, `cron`, `after` and `on`".to_owned()),
         }
     }
 }
@@ -116,6 +133,7 @@ impl Schedule {
                 Some(next.with_timezone(&Utc))
             }
             Self::After(_) => None,
+            Self::OnChanges => from.checked_add_signed(AGAIN),
         }
     }
 
@@ -129,13 +147,32 @@ impl Schedule {
             // The clock was set back: what was planned is too far away.
             Self::Every(interval) if due - now > *interval => now.checked_add_signed(*interval),
             Self::Every(_) => Some(due),
-            Self::Cron(..) | Self::After(_) => self.next(now),
+            Self::Cron(..) | Self::After(_) | Self::OnChanges => self.next(now),
         }
+    }
+
+    /// Returns about how often it comes between two times, both hence; `None` where another sync tells, or changes do.
+    pub(crate) fn count(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> Option<f64> {
+        /// Times that are counted one by one; more come as often as these on average.
+        const COUNTED: u32 = 64;
+        if matches!(self, Self::After(_) | Self::OnChanges) {
+            return None;
+        }
+        let (mut count, mut at) = (0, from);
+        while count < COUNTED {
+            match self.next(at) {
+                Some(next) if next < until => (at, count) = (next, count + 1),
+                _ => return Some(f64::from(count)),
+            }
+        }
+        let part = |span: TimeDelta| span.num_milliseconds() as f64;
+        Some(f64::from(count) * part(until - from) / part(at - from))
     }
 
     /// Returns when a sync runs that was planned for `due`, as the program starts at `now`.
     pub fn at_start(&self, due: Option<DateTime<Utc>>, missed: Missed, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match due {
+            _ if matches!(self, Self::OnChanges) => Some(now),
             // The first time an interval begins at once.
             None if matches!(self, Self::Every(_)) => Some(now),
             None => self.next(now),
@@ -152,7 +189,7 @@ mod tests {
 
     fn config(yaml: [Option<&str>; 4]) -> ScheduleConfig {
         let [every, cron, zone, after] = yaml.map(|text| text.map(str::to_owned));
-        ScheduleConfig { every, cron, zone, after, missed: Missed::RunOnce }
+        ScheduleConfig { every, cron, zone, after, on: None, missed: Missed::RunOnce }
     }
 
     fn at(text: &str) -> DateTime<Utc> {
@@ -194,6 +231,17 @@ mod tests {
             "set back a year"
         );
         assert_eq!(schedule.behind(due, at("2027-01-01T09:50:00Z")), Some(due));
+    }
+
+    #[test]
+    fn the_times_of_a_day_are_counted() {
+        let count = |every, cron| {
+            let schedule = config([every, cron, None, None]).read().unwrap();
+            schedule.count(at("2027-01-01T00:00:00Z"), at("2027-01-02T00:00:00Z")).unwrap()
+        };
+        assert!((count(Some("1s"), None) - 86_400.0).abs() < 1.0);
+        assert!((count(None, Some("0 */6 * * *")) - 3.0).abs() < 0.1, "midnight is past");
+        assert!((count(Some("2d"), None)).abs() < 0.1);
     }
 
     #[test]

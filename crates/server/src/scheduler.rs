@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::look::{Connected, Fields, Mapped};
+use crate::look::{Connected, Fields, Mapped, Tried};
 use crate::schedule::{Missed, Schedule};
 
 /// Longest sleep: whoever sets the clock is noticed by then.
@@ -54,6 +54,8 @@ pub struct Plan {
     pub jobs: Vec<Job>,
     /// How many of them run at once.
     pub at_once: AtOnce,
+    /// Tells this configuration from others: what follows changes begins anew with another.
+    pub digest: u64,
 }
 
 /// Whoever runs syncs.
@@ -62,7 +64,8 @@ pub trait Work: Send + Sync + 'static {
     fn plan(&self) -> Plan;
 
     /// Runs a sync to its end, on a thread of its own; returns whether no row is missing. `replay` are dead letters to try again,
-    /// and `stop` asks it to stop at the next checkpoint.
+    /// and `stop` asks it to stop at the next checkpoint. A sync whose schedule is [`Schedule::OnChanges`] goes on until then,
+    /// unless there is something to try again.
     ///
     /// # Errors
     ///
@@ -71,6 +74,33 @@ pub trait Work: Send + Sync + 'static {
 
     /// Returns what is mapped onto what.
     fn mappings(&self) -> Vec<Mapped>;
+
+    /// Returns the text of a mapping's file, as it is at work; `None` where there is no such mapping.
+    fn mapping_text(&self, mapping: &str) -> Option<String>;
+
+    /// Checks another text of a mapping against both systems, and says what its syncs would make of some records. Nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it, with file, line and column where it is in the text.
+    fn try_mapping(&self, mapping: &str, text: &str) -> Result<Vec<Tried>, Vec<String>>;
+
+    /// Keeps the configuration with another text of a mapping as a version, which is not put to work yet; returns its number.
+    ///
+    /// # Errors
+    ///
+    /// As [`Work::try_mapping`].
+    fn keep_mapping(&self, mapping: &str, text: &str, author: &str, reason: &str) -> Result<i64, Vec<String>>;
+
+    /// Checks a version that was kept, and puts it to work; false where there is no such version.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    fn put_to_work(&self, version: i64, author: &str, reason: &str) -> Result<bool, Vec<String>>;
+
+    /// Returns how the project is set up, for people to read: names and values, nothing secret.
+    fn settings(&self) -> Vec<(String, String)>;
 
     /// Returns the two records of a link, of Salesforce and outside, as they are now.
     ///
@@ -97,6 +127,8 @@ pub struct Planned {
     pub next: Option<DateTime<Utc>>,
     /// Since when it runs.
     pub running_since: Option<DateTime<Utc>>,
+    /// True while it is told of changes and writes them as they come.
+    pub follows: bool,
     /// Since when it is due, and waits for others to end.
     pub waiting_since: Option<DateTime<Utc>>,
     /// Why it is paused.
@@ -207,6 +239,8 @@ impl Scheduler {
             shown: Arc::clone(&handle.shown),
             jobs: HashMap::new(),
             at_once: AtOnce { all: 1, connections: BTreeMap::new() },
+            digest: 0,
+            followed: HashMap::new(),
             due: BTreeSet::new(),
             planned: BTreeMap::new(),
             replays: HashMap::new(),
@@ -250,6 +284,9 @@ struct Running {
     shown: Arc<RwLock<BTreeMap<String, Planned>>>,
     jobs: HashMap<String, Job>,
     at_once: AtOnce,
+    digest: u64,
+    /// Syncs that follow changes, each with what stops it. They count for none of the limits.
+    followed: HashMap<String, CancellationToken>,
     /// What is planned, the next first.
     due: BTreeSet<(DateTime<Utc>, String)>,
     planned: BTreeMap<String, Planned>,
@@ -272,7 +309,11 @@ impl Running {
                 command = asked.recv() => match command {
                     Some(Command::Run(sync)) => self.wait(&sync),
                     Some(Command::Replay(sync, letters)) => {
-                        self.wait(&sync);
+                        // What follows changes stops for it, comes back for it, and goes on behind it.
+                        match self.followed.get(&sync) {
+                            Some(stop) => stop.cancel(),
+                            None => self.wait(&sync),
+                        }
                         self.replays.entry(sync).or_default().extend(letters);
                     }
                     Some(Command::Changed) => self.reload(),
@@ -291,7 +332,7 @@ impl Running {
 
     /// Takes over the configuration as it is now.
     fn reload(&mut self) {
-        let Plan { jobs, at_once } = self.work.plan();
+        let Plan { jobs, at_once, digest } = self.work.plan();
         let (known, paused) = match (self.store.planned(), self.store.paused()) {
             (Ok(known), Ok(paused)) => (known, paused),
             (Err(error), _) | (_, Err(error)) => {
@@ -300,6 +341,7 @@ impl Running {
             }
         };
         let now = Utc::now();
+        let same = std::mem::replace(&mut self.digest, digest) == digest;
         self.at_once = at_once;
         self.due.clear();
         let mut before = std::mem::take(&mut self.planned);
@@ -319,6 +361,11 @@ impl Running {
             }
             self.planned.insert(job.sync.clone(), planned);
         }
+        for (sync, stop) in &self.followed {
+            if !same || self.planned.get(sync).is_none_or(|planned| planned.paused.is_some()) {
+                stop.cancel();
+            }
+        }
         // What runs though it is no longer there is shown until it ends.
         self.planned.extend(before.into_iter().filter(|(_, planned)| planned.running_since.is_some()));
     }
@@ -335,13 +382,14 @@ impl Running {
     }
 
     fn wait(&mut self, sync: &str) {
-        if let Some(planned) = self.planned.get_mut(sync) {
+        if let Some(planned) = self.planned.get_mut(sync).filter(|planned| !planned.follows) {
             planned.waiting_since.get_or_insert_with(Utc::now);
         }
     }
 
     /// Begins what waits, as far as its connections allow: by priority, then by how long it has waited.
     fn begin(&mut self) {
+        self.begin_following();
         if !self.is_free() {
             return;
         }
@@ -353,7 +401,7 @@ impl Running {
             .collect();
         waiting.sort();
         let mut used: HashMap<String, usize> = HashMap::new();
-        let running = self.planned.iter().filter(|(_, planned)| planned.running_since.is_some());
+        let running = self.planned.iter().filter(|(_, planned)| planned.running_since.is_some() && !planned.follows);
         for connection in running.filter_map(|(sync, _)| self.jobs.get(sync)).flat_map(|job| &job.connections) {
             *used.entry(connection.clone()).or_default() += 1;
         }
@@ -368,18 +416,37 @@ impl Running {
                 for connection in &job.connections {
                     *used.entry(connection.clone()).or_default() += 1;
                 }
-                self.spawn(&sync);
+                drop(self.spawn(&sync));
+            }
+        }
+    }
+
+    /// Begins what follows changes and waits: it goes on all the time, and keeps nobody else from running.
+    fn begin_following(&mut self) {
+        let waits = |sync: &&String| {
+            let planned = self.planned.get(*sync);
+            planned.is_some_and(|planned| planned.running_since.is_none() && planned.waiting_since.is_some())
+        };
+        let follows = |job: &&Job| matches!(job.schedule, Some(Schedule::OnChanges));
+        let follows = self.jobs.values().filter(follows).map(|job| &job.sync).filter(waits);
+        let follows: Vec<String> = follows.filter(|sync| !self.replays.contains_key(*sync)).cloned().collect();
+        for sync in follows {
+            let stop = self.spawn(&sync);
+            self.followed.insert(sync.clone(), stop);
+            if let Some(planned) = self.planned.get_mut(&sync) {
+                planned.follows = true;
             }
         }
     }
 
     /// True while more may run in all.
     fn is_free(&self) -> bool {
-        self.tasks.len() < self.at_once.all.max(1)
+        self.tasks.len() - self.followed.len() < self.at_once.all.max(1)
     }
 
-    fn spawn(&mut self, sync: &str) {
+    fn spawn(&mut self, sync: &str) -> CancellationToken {
         let (work, stop, name) = (Arc::clone(&self.work), self.stop.child_token(), sync.to_owned());
+        let given = stop.clone();
         let replay = self.replays.remove(sync).unwrap_or_default();
         self.tasks.spawn(async move {
             let sync = name.clone();
@@ -389,15 +456,18 @@ impl Running {
         if let Some(planned) = self.planned.get_mut(sync) {
             (planned.running_since, planned.waiting_since, planned.failed) = (Some(Utc::now()), None, None);
         }
+        given
     }
 
     fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
         let Ok(Ended { sync, result }) = ended else { return };
         let now = Utc::now();
         let stopped = self.stop.is_cancelled();
+        // Asked to stop for a while, it goes on at once when it may.
+        let at_once = self.followed.remove(&sync).is_some_and(|stop| stop.is_cancelled());
         if let Some(planned) = self.planned.get_mut(&sync) {
-            planned.running_since = None;
-            planned.failed = result.as_ref().err().filter(|_| !stopped).cloned();
+            (planned.running_since, planned.follows) = (None, false);
+            planned.failed = result.as_ref().err().filter(|_| !stopped && !at_once).cloned();
         }
         if stopped {
             // What was planned is still to be done: it goes on when the program starts again.
@@ -411,6 +481,7 @@ impl Running {
             && let Some(planned) = self.planned.get_mut(&sync)
         {
             let next = schedule.behind(planned.next.unwrap_or(now), now);
+            let next = if at_once { Some(now) } else { next };
             planned.next = next.filter(|_| planned.paused.is_none());
             if let Some(next) = next {
                 if let Err(error) = self.store.plan(&sync, next) {
@@ -433,6 +504,7 @@ impl Running {
                 }
             }
             Ok(false) => tracing::warn!(sync, "rows are missing; the next run reads them again"),
+            Err(_) if at_once => {}
             Err(error) => tracing::error!(sync, error, "the run could not go on"),
         }
     }

@@ -12,7 +12,7 @@ async fn streams_are_told_to_this_machine_alone() -> Result<(), Failed> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let folder = tempfile::tempdir()?;
     let store = Store::open(&folder.path().join("state.db"))?;
-    let server = Server::start(store.clone(), ([127, 0, 0, 1], 0).into(), None).await?;
+    let server = Server::start(store.clone(), ([127, 0, 0, 1], 0).into(), None, None).await?;
     let url = format!("http://{}/api/v1/streams", server.address());
     let client = reqwest::Client::new();
     let answer: Value = client.get(&url).send().await?.json().await?;
@@ -43,7 +43,7 @@ async fn streams_are_told_to_this_machine_alone() -> Result<(), Failed> {
             assert_eq!(answer.json::<Value>().await?["status"], status);
         }
     }
-    let open = Server::start(store, ([0, 0, 0, 0], 0).into(), None).await;
+    let open = Server::start(store, ([0, 0, 0, 0], 0).into(), None, None).await;
     assert!(open.err().ok_or("it listens")?.to_string().contains("can be reached from other machines"));
     server.stop().await;
     assert!(client.get(&url).send().await.is_err(), "nobody listens any more");

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use server::{AtOnce, Connected, Fields, Handle, Job, Mapped, Missed, Plan, Schedule, Scheduler, Work};
+use server::{AtOnce, Connected, Fields, Handle, Job, Mapped, Missed, Plan, Schedule, Scheduler, Tried, Work};
 use state::{Link, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +43,8 @@ impl Puppets {
 impl Work for Puppets {
     fn plan(&self) -> Plan {
         let at_once = AtOnce { all: self.at_once, connections: self.connections.clone() };
-        Plan { jobs: self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone(), at_once }
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Plan { digest: jobs.len() as u64, jobs, at_once }
     }
 
     fn run(&self, sync: &str, _replay: BTreeSet<i64>, stop: CancellationToken) -> Ends {
@@ -61,6 +62,26 @@ impl Work for Puppets {
     }
 
     fn mappings(&self) -> Vec<Mapped> {
+        Vec::new()
+    }
+
+    fn mapping_text(&self, _mapping: &str) -> Option<String> {
+        None
+    }
+
+    fn try_mapping(&self, _mapping: &str, _text: &str) -> Result<Vec<Tried>, Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    fn keep_mapping(&self, _mapping: &str, _text: &str, _author: &str, _reason: &str) -> Result<i64, Vec<String>> {
+        Ok(1)
+    }
+
+    fn put_to_work(&self, _version: i64, _author: &str, _reason: &str) -> Result<bool, Vec<String>> {
+        Ok(false)
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
         Vec::new()
     }
 
@@ -245,6 +266,36 @@ async fn a_thousand_syncs_are_planned_and_none_twice() -> Result<(), Failed> {
     begun.sort();
     begun.dedup();
     assert_eq!((begun.len(), work.begun().len()), (1_000, 1_000));
+    scheduler.drain().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_changes_keeps_nobody_waiting_and_begins_anew_with_another_configuration() -> Result<(), Failed> {
+    let followed = job("orders", Some(Schedule::OnChanges), 0);
+    let work = Puppets::new(vec![followed.clone(), job("report", every(1), 0)], 1);
+    let store = Store::in_memory()?;
+    let scheduler = Scheduler::start(store.clone(), Arc::<Puppets>::clone(&work));
+    let handle = scheduler.handle();
+    let begun = |sync: &str| work.begun().iter().filter(|one| *one == sync).count();
+    until(|| begun("orders") == 1 && begun("report") == 1).await;
+    assert!(handle.planned()["orders"].follows && !handle.planned()["report"].follows);
+    // A pause ends it, and going on begins it again, at once.
+    handle.pause("ada", "orders", "stocktaking")?;
+    until(|| !runs(&handle, "orders")).await;
+    assert_eq!(handle.planned()["orders"].failed, None, "it did what it was asked to");
+    assert!(handle.resume("ada", "orders")?);
+    until(|| begun("orders") == 2).await;
+    // Dead letters are tried again by a run of their own, which waits for its turn, and then it goes on.
+    work.end("report", Ok(true));
+    until(|| !runs(&handle, "report")).await;
+    assert!(handle.replay("orders", BTreeSet::from([7])));
+    until(|| begun("orders") == 3).await;
+    assert!(!handle.planned()["orders"].follows, "this is a run");
+    work.end("orders", Ok(true));
+    *work.jobs.lock().unwrap_or_else(PoisonError::into_inner) = vec![followed];
+    handle.changed();
+    until(|| handle.planned().len() == 1).await;
     scheduler.drain().await;
     Ok(())
 }

@@ -11,6 +11,7 @@ mod pairs;
 mod plans;
 mod records;
 mod schema;
+mod sessions;
 mod tokens;
 mod versions;
 
@@ -20,6 +21,7 @@ pub use letters::{DeadLetter, Unedited};
 pub use pairs::{Conflict, Image, Intent, Noted, PairCommit, Revisit, ShownStream, letter_key};
 pub use plans::{RECONCILIATIONS, Reconciled};
 pub use records::{IMAGE_DAYS, Written};
+pub use sessions::{Session, form_proof};
 pub use tokens::{Role, Token, new_secret};
 pub use versions::{Files, Version};
 
@@ -433,6 +435,17 @@ impl Store {
             let sql = "SELECT id, sync, started, ended, outcome, body FROM run
                        WHERE id IN (SELECT max(id) FROM run GROUP BY sync)";
             db.prepare_cached(sql)?.query_map([], |row| run(row).map(|run| (run.sync.clone(), run)))?.collect()
+        })
+    }
+
+    /// Returns the calls that the runs of each sync spent which began at this time or later, in RFC 3339 as
+    /// [`Self::begin_run`] writes it.
+    pub fn calls_since(&self, started: &str) -> Result<HashMap<String, u64>> {
+        self.with(|db| {
+            let sql = "SELECT sync, coalesce(sum(json_extract(body, '$.calls')), 0) FROM run
+                       WHERE started >= ?1 AND json_valid(body) GROUP BY sync";
+            let calls = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned()));
+            db.prepare_cached(sql)?.query_map([started], calls)?.collect()
         })
     }
 

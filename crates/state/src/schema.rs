@@ -102,6 +102,15 @@ const STEPS: &[&str] = &[
     CREATE INDEX image_record ON image (external, id);
     CREATE INDEX run_outcome ON run (sync, outcome, id);
 ",
+    "
+    -- Who is signed in to the console, by the hash of what their browser holds.
+    CREATE TABLE session (hash BLOB PRIMARY KEY, name TEXT NOT NULL, role TEXT NOT NULL, token INTEGER, began TEXT NOT NULL,
+                          used TEXT NOT NULL) WITHOUT ROWID;
+    CREATE INDEX session_used ON session (used);
+    -- The runs of a day, for what they spent of its calls.
+    CREATE INDEX run_started ON run (started, sync);
+    CREATE INDEX audit_what ON audit (what, id);
+",
 ];
 
 /// The format that this version writes.

@@ -91,3 +91,18 @@ fn a_file_of_format_7_is_brought_up_to_date_and_keeps_all_it_knew() {
     assert_eq!(store.version_at_work().expect("the one at work"), Some(version));
     assert!(store.alerts().expect("alerts").is_empty());
 }
+
+#[test]
+fn a_file_of_format_8_is_brought_up_to_date_and_keeps_all_it_knew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state.db");
+    let old = Connection::open(&path).expect("a file");
+    old.execute_batch(include_str!("../../../testdata/state/format-8.sql")).expect("the sample");
+    drop(old);
+    let store = Store::open(&path).expect("the store");
+    assert_eq!(store.alerts().expect("alerts").len(), 1);
+    assert_eq!(store.version_at_work().expect("the one at work"), Some(1));
+    assert!(store.sessions(Utc::now()).expect("sessions").is_empty());
+    assert_eq!(store.calls_since("2026-11-20T09").expect("calls")["orders_in"], 0, "it did not say");
+    assert!(store.calls_since("2026-11-21").expect("calls").is_empty());
+}

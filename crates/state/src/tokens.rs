@@ -42,7 +42,7 @@ impl Role {
         }
     }
 
-    fn of(word: &str) -> Self {
+    pub(crate) fn of(word: &str) -> Self {
         match word {
             "admin" => Self::Admin,
             "operator" => Self::Operator,

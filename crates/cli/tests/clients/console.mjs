@@ -38,6 +38,7 @@ async function look(name, path) {
       const page = await context.newPage();
       page.on("pageerror", (error) => assert.fail(`${name}: ${error}`));
       await page.goto(address + path);
+      if (name === "mapping") await page.waitForSelector("[role=status]");
       const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       assert.ok(over <= 0, `${name} fits ${width} px: ${over} too many`);
       await page.screenshot({ path: join(folder, `${name}-${width}-${colorScheme}.png`), fullPage: true });
@@ -51,7 +52,7 @@ async function work() {
   for (const [name, path] of [["overview", "/"], ["sync", "/syncs/both"], ["run", "/runs/1"], ["dead-letters", "/dead-letters"],
     ["dead-letter", "/dead-letters/1"], ["records", "/records"], ["record", "/records?now=true&q=C-1"], ["connections", "/connections"],
     ["conflicts", "/conflicts"], ["alerts", "/alerts"], ["runbook", "/runbooks/failure"], ["versions", "/versions"],
-    ["version", "/versions/2"], ["audit", "/audit"], ["nothing", "/syncs/nobody"]]) await look(name, path);
+    ["version", "/versions/2"], ["mappings", "/mappings"], ["mapping", "/mappings/customers"], ["settings", "/settings"], ["audit", "/audit"], ["nothing", "/syncs/nobody"]]) await look(name, path);
 
   // Without a mouse: a sync runs, and the page shows it without being loaded again.
   const page = await (await browser.newContext()).newPage();
@@ -104,9 +105,56 @@ async function work() {
   await ben.click("button:has-text('Drop the chosen')");
   await ben.waitForSelector("text=somebody else may have had it before you");
 
+  // A mapping is checked as one types, and shows what it would make of records; what is kept is put to work by hand.
+  await ada.goto(`${address}/mappings/customers`);
+  await ada.waitForSelector("[role=status]:has-text('This can work')");
+  await ada.waitForSelector("th:has-text('Would be written')");
+  const written = await ada.inputValue("#text");
+  await ada.fill("#text", written.replace("salesforce: Name,", "salesforce: Nome,"));
+  await ada.waitForSelector("[role=status]:has-text(\"can't work yet\")");
+  await ada.waitForSelector("li:has-text('Nome')");
+  await ada.click("button[data-line]");
+  const chosen = await ada.evaluate(() => {
+    const { value, selectionStart, selectionEnd } = document.querySelector("#text");
+    return value.slice(selectionStart, selectionEnd);
+  });
+  assert.match(chosen, /Nome/, "the line that is wrong is chosen");
+  await ada.fill("#text", written.replace("upper(value)", "lower(value)"));
+  await ada.waitForSelector("[role=status]:has-text('This can work')");
+  await judge(ada, "the editor with a preview");
+  await ada.fill("#reason", "quieter");
+  await ben.goto(`${address}/mappings/customers`);
+  await ada.click("button:has-text('Keep')");
+  await ada.waitForURL(/versions\/3/);
+  assert.match(await ada.textContent("pre.diff"), /-.*upper\(value\)[^]*\+.*lower\(value\)/);
+  await ada.fill("#reason", "looked at");
+  await ada.click("button:has-text('Put it to work')");
+  await ada.waitForSelector("text=at work");
+  // Whoever began with the text before is told, once the new one is taken over.
+  const csrf = await ben.getAttribute("input[name=csrf]", "value");
+  while ((await ben.inputValue("#text")) === written) {
+    await ben.waitForTimeout(50);
+    await ben.reload();
+  }
+  const late = { csrf, text: written, known: written, reason: "late" };
+  assert.equal((await ben.request.post(`${address}/mappings/customers/keep`, { form: late })).status(), 409);
+  // Without a script it is the same, by a button.
+  await ben.fill("#text", "mapping: customers\nversion: 1\n");
+  await ben.click("button:has-text('Check and preview')");
+  await ben.waitForSelector("[role=status]:has-text(\"can't work yet\")");
+
   // A form that is not ours does nothing.
   const forged = await ada.request.post(`${address}/syncs/both/run`, { form: { csrf: "guessed" } });
   assert.equal(forged.status(), 403);
+
+  // A token is shown once, and from then on everybody signs in.
+  await page.goto(`${address}/settings`);
+  await page.fill("#name", "desk");
+  await page.selectOption("#role", "operator");
+  await page.click("button:has-text('Make a token')");
+  assert.match(await page.textContent("code.secret"), /^bh_[0-9a-f]{64}$/);
+  await page.goto(address);
+  await page.waitForURL(/sign-in/);
 }
 
 async function signIn() {

@@ -1,7 +1,7 @@
 //! `bridgehead serve` as operators see it: by schedule, by the admin API, with tokens.
 
 use std::io::BufRead as _;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -340,6 +340,145 @@ async fn receiver(refusing: usize) -> Result<(String, tokio::sync::mpsc::Unbound
     Ok((url, messages))
 }
 
+/// A program of `clients/` with the Python that has what it needs: what it says first, and the rest as it comes. It ends with
+/// what is returned.
+fn client(script: &str) -> Result<(Child, String, Receiver<String>), Failed> {
+    let missing = "BRIDGEHEAD_TEST_PYTHON is not set; `cargo xtask test` installs what it names";
+    let python = std::env::var("BRIDGEHEAD_TEST_PYTHON").map_err(|_| missing)?;
+    let script = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
+    let mut command = std::process::Command::new(python);
+    command.args(["-W", "ignore"]).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn()?;
+    let mut lines = std::io::BufReader::new(child.stdout.take().ok_or("its output")?).lines();
+    let first = lines.next().ok_or("it says nothing")??;
+    let (sender, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    Ok((child, first, said))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_come_by_mail() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    let (mut server, port, said) = client("mail.py")?;
+    let config = std::fs::read_to_string(bench.path("bridgehead.yaml"))?;
+    let alerts = format!(
+        "alerts:\n  to: {{ desk: {{ kind: smtp, server: \"plain://127.0.0.1:{port}\", from: \"bridgehead@example.com\", \
+         to: [\"desk@example.com\"] }} }}\n  rules: [{{ when: failure, to: [desk] }}]\n"
+    );
+    std::fs::write(bench.path("bridgehead.yaml"), config + &alerts)?;
+    bench.expect(&["alerts", "--test", "desk"], 0, &[]).await?;
+    let mail: Value = serde_json::from_str(&said.recv_timeout(Duration::from_mins(1))?)?;
+    assert_eq!((&mail["from"], &mail["to"]), (&json!("bridgehead@example.com"), &json!(["desk@example.com"])));
+    assert!(mail["text"].as_str().is_some_and(|text| text.contains("this is a test")), "{mail}");
+    // What holds is told by mail, too, and so is its end.
+    bench.erp()?.execute_batch("ALTER TABLE customers RENAME TO gone")?;
+    let served = Served::start(&bench)?;
+    served.call("POST", "/api/v1/syncs/customers_out/run", None).await?;
+    let mail: Value = serde_json::from_str(&said.recv_timeout(Duration::from_mins(1))?)?;
+    assert!(mail["subject"].as_str().is_some_and(|text| text.contains("customers_out")), "{mail}");
+    bench.erp()?.execute_batch("ALTER TABLE gone RENAME TO customers")?;
+    served.call("POST", "/api/v1/syncs/customers_out/run", None).await?;
+    let mail: Value = serde_json::from_str(&said.recv_timeout(Duration::from_mins(1))?)?;
+    assert!(mail["text"].as_str().is_some_and(|text| text.contains("over")), "{mail}");
+    server.kill()?;
+    server.wait()?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_sign_in_by_a_provider_and_stay_so_over_a_restart() -> Result<(), Failed> {
+    let missing = "BRIDGEHEAD_TEST_NODE_MODULES is not set; `cargo xtask test` installs what it names";
+    let modules = std::env::var("BRIDGEHEAD_TEST_NODE_MODULES").map_err(|_| missing)?;
+    let bench = Bench::new().await?;
+    let (mut provider, port, _) = client("oidc.py")?;
+    let config = std::fs::read_to_string(bench.path("bridgehead.yaml"))?;
+    let oidc = format!(
+        "oidc: {{ issuer: \"http://localhost:{port}\", client_id: console, client_secret: \"${{env:OIDC_SECRET}}\", \
+         roles: {{ viewer: [staff], admin: [integration] }} }}\n"
+    );
+    std::fs::write(bench.path("bridgehead.yaml"), config + &oidc)?;
+    std::fs::write(bench.path("secret"), "not told")?;
+    bench.edit("bridgehead.yaml", "${env:OIDC_SECRET}", "${file:secret}")?;
+    let look = |served: &Served, what: &str| {
+        let script = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients/oidc.mjs");
+        let mut command = std::process::Command::new("node");
+        command.arg(script).args([&served.url, &modules, what]).arg(bench.path("browser.json"));
+        async move {
+            let output = tokio::task::spawn_blocking(move || command.output()).await??;
+            let text =
+                format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(output.status.success() && text.contains("done"), "{text}");
+            Ok::<(), Failed>(())
+        }
+    };
+    let served = Served::start(&bench)?;
+    // Nobody needs a token for this machine any more than before, but everybody needs one, or the provider's word.
+    let (status, _) = served.call("GET", "/api/v1/syncs", None).await?;
+    assert_eq!(status, 401);
+    look(&served, "first").await?;
+    drop(served);
+    let served = Served::start(&bench)?;
+    look(&served, "again").await?;
+    bench.expect(&["audit", "list"], 0, &["signed_in", "ada@example.com"]).await?;
+    provider.kill()?;
+    provider.wait()?;
+    // Without the provider nobody is let in, and the console says why.
+    let page = served.http.get(format!("{}/sign-in/oidc", served.url)).send().await?;
+    assert_eq!(page.status(), 502);
+    assert!(page.text().await?.contains("can't be had"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_is_followed_by_its_schedule() -> Result<(), Failed> {
+    let bench = Bench::new().await?;
+    bench.erp()?.execute_batch("DELETE FROM orders; DELETE FROM customers")?;
+    bench.edit(
+        "bridgehead.yaml",
+        "deletes: propagate }\n  - { sync: contacts_out",
+        "deletes: propagate, schedule: { on: changes } }\n  - { sync: contacts_out",
+    )?;
+    let served = Served::start(&bench)?;
+    served.until("/api/v1/streams", |answer| answer["streams"][0]["state"] == "listening").await?;
+    let names = || -> Result<i64, Failed> {
+        Ok(bench.erp()?.query_row("SELECT count(*) FROM customers", [], |row| row.get(0))?)
+    };
+    let reached = |count: i64| async move {
+        let waited = async {
+            while names()? < count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok::<(), Failed>(())
+        };
+        tokio::time::timeout(Duration::from_mins(1), waited).await.map_err(|_| format!("{count} customers"))?
+    };
+    bench.client()?.create("Account", &json!({"Name": "Acme", "Customer_No__c": "C-1"})).await?;
+    reached(1).await?;
+    let one = served.get("/api/v1/syncs/customers_out").await?;
+    assert_eq!(one["planned"]["follows"], true, "{one}");
+    // Another configuration is taken over, and nothing in between is lost.
+    bench.edit("mappings/customers.yaml", "external: city", "external: city, to_external: \"upper(value)\"")?;
+    bench
+        .client()?
+        .create("Account", &json!({"Name": "Birch", "Customer_No__c": "C-2", "BillingCity": "Bonn"}))
+        .await?;
+    reached(2).await?;
+    let shouted = || -> Result<i64, Failed> {
+        Ok(bench.erp()?.query_row("SELECT count(*) FROM customers WHERE city = 'BONN'", [], |row| row.get(0))?)
+    };
+    let waited = async {
+        while shouted()? == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok::<(), Failed>(())
+    };
+    tokio::time::timeout(Duration::from_mins(1), waited).await.map_err(|_| "the new mapping is not at work")??;
+    let (status, _) =
+        served.call("POST", "/api/v1/syncs/customers_out/pause", Some(json!({"why": "stocktaking"}))).await?;
+    assert_eq!(status, 200);
+    served.until("/api/v1/streams", |answer| answer["streams"][0]["state"] == "stopped").await.map(drop)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn people_are_told_of_an_alert_once_and_once_when_it_is_over() -> Result<(), Failed> {
     let bench = Bench::new().await?;
@@ -604,16 +743,16 @@ async fn the_api_is_as_its_description_says() -> Result<(), Failed> {
 async fn the_console_works_in_a_browser() -> Result<(), Failed> {
     let missing = "BRIDGEHEAD_TEST_NODE_MODULES is not set; `cargo xtask test` installs what it names";
     let modules = std::env::var("BRIDGEHEAD_TEST_NODE_MODULES").map_err(|_| missing)?;
-    let bench = crate::two_way::bench(", conflicts: manual").await?;
-    let erp = bench.erp()?;
-    erp.execute_batch(
-        "INSERT INTO customers (id, name, city) VALUES ('C-1', 'Acme <b>', 'Bonn'), ('C-2', 'Birch', 'Oslo')",
-    )?;
+    let there = crate::two_way::InPostgres::new(crate::two_way::MAPPING, "console").await?;
+    let bench = &there.bench;
+    bench.edit("bridgehead.yaml", "brake: 1", "brake: 1, conflicts: manual")?;
+    there.sql("ALTER TABLE customers ADD country text, ADD revenue numeric(18, 0), ADD address text")?;
+    there.sql("INSERT INTO customers (id, name, city) VALUES ('C-1', 'Acme <b>', 'Bonn'), ('C-2', 'Birch', 'Oslo')")?;
     bench.expect(&["run"], 0, &["2 created"]).await?;
-    let id = crate::two_way::id_of(&bench, "C-1").await?;
+    let id = crate::two_way::id_of(bench, "C-1").await?;
     bench.client()?.update("Account", &id, &json!({"BillingCity": "Salesforce's city"})).await?;
-    erp.execute("UPDATE customers SET city = 'The ERP''s city' WHERE id = 'C-1'", [])?;
-    erp.execute("INSERT INTO customers (id, name) VALUES ('C-3', ?1)", ["n".repeat(300)])?;
+    there.sql("UPDATE customers SET city = 'The ERP''s city' WHERE id = 'C-1'")?;
+    there.sql("INSERT INTO customers (id, name) VALUES ('C-3', repeat('n', 300))")?;
     bench.expect(&["run"], 3, &["1 dead letters", "1 conflicts held"]).await?;
     bench.expect(&["reconcile"], 3, &["BOTH SIDES DIFFER"]).await?;
     bench.expect(&["deploy", "--reason", "first"], 0, &["Version 1"]).await?;
@@ -621,7 +760,7 @@ async fn the_console_works_in_a_browser() -> Result<(), Failed> {
     let config = std::fs::read_to_string(bench.path("bridgehead.yaml"))?;
     std::fs::write(bench.path("bridgehead.yaml"), config + rules)?;
     bench.expect(&["deploy", "--reason", "tell somebody"], 0, &["Version 2"]).await?;
-    let served = Served::start(&bench)?;
+    let served = Served::start(bench)?;
     // For a person to look through; kept where the tests' own things are.
     let shots = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("console");
     std::fs::create_dir_all(&shots)?;
@@ -640,6 +779,9 @@ async fn the_console_works_in_a_browser() -> Result<(), Failed> {
     look(None).await?;
     let token = bench.call(&["token", "make", "ada"]).await?.stdout;
     look(Some(String::from_utf8(token)?.trim().to_owned())).await?;
-    bench.expect(&["audit", "list"], 0, &["signed_in", "ada", "conflict_resolved", "dead_letter_dropped"]).await?;
-    bench.expect(&["audit", "verify"], 0, &["is whole"]).await
+    let told = ["signed_in", "ada", "conflict_resolved", "dead_letter_dropped", "deployed", "made_token"];
+    bench.expect(&["audit", "list"], 0, &told).await?;
+    bench.expect(&["audit", "verify"], 0, &["is whole"]).await?;
+    drop(served);
+    there.sql(&format!("DROP SCHEMA {} CASCADE", there.schema))
 }

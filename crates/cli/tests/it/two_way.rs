@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::bench::{Bench, Failed};
 
-const MAPPING: &str = "
+pub(crate) const MAPPING: &str = "
 mapping: customers
 version: 1
 salesforce: { connection: crm, object: Account, key: Customer_No__c }

@@ -19,7 +19,7 @@ const LINES: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Follows a reference to what is secret, such as `${env:NAME}`; says why it can't.
-pub(super) type Resolve<'r> = dyn Fn(&str) -> Result<SecretString, String> + 'r;
+pub(crate) type Resolve<'r> = dyn Fn(&str) -> Result<SecretString, String> + 'r;
 
 /// Where alerts go, as it is written.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use state::{Alert, Store};
 use tokio_util::sync::CancellationToken;
 
-use channel::{Channel, ChannelConfig, Resolve};
+pub(crate) use channel::Resolve;
+use channel::{Channel, ChannelConfig};
 
 use crate::schedule::interval;
 use crate::scheduler::{Handle, Planned};
@@ -302,16 +303,21 @@ impl Alerts {
             BTreeMap::new()
         };
         let differs = store.differing_syncs()?;
+        let streams =
+            if planned.values().any(|planned| planned.follows) { engine::streams(store, now)? } else { Vec::new() };
         let mut found = Vec::new();
         for (sync, planned) in planned {
             let run = last
                 .get(sync)
                 .map(|run| (run.id, run.outcome.clone(), serde_json::from_str(&run.body).unwrap_or(Value::Null)));
             let moment = |text: &String| DateTime::parse_from_rfc3339(text).ok().map(|moment| moment.to_utc());
+            // What is followed is as good as its streams: it has no runs that end.
+            let told = streams.iter().filter(|stream| planned.follows && stream.sync == *sync);
+            let followed = told.filter_map(|stream| moment(&stream.at)).min();
             let known = Known {
                 planned,
                 run,
-                good: good.get(sync).and_then(moment),
+                good: good.get(sync).and_then(moment).max(followed),
                 dead: letters.get(sync).map_or(0, |(dead, _)| *dead),
                 held: held.get(sync).copied().unwrap_or_default(),
                 differs: differs.contains(sync),

@@ -1,4 +1,5 @@
-// Times in the reader's own zone, and pages that keep themselves up to date while nobody types in them.
+// Times in the reader's own zone, pages that keep themselves up to date while nobody types in them, and texts that are checked as one
+// types.
 const told = new Intl.RelativeTimeFormat(document.documentElement.lang, { numeric: "auto" });
 const steps = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
 function times(root) {
@@ -11,7 +12,7 @@ function times(root) {
 }
 async function renew() {
   const main = document.querySelector("main");
-  const busy = main.contains(document.activeElement) && document.activeElement.matches("input, button");
+  const busy = main.contains(document.activeElement) && document.activeElement.matches("input, button, select, textarea");
   if (!document.hidden && !busy) {
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
@@ -29,3 +30,30 @@ async function renew() {
 }
 times(document);
 if (document.querySelector("main[data-live]")) setTimeout(renew, 2000);
+const editor = document.querySelector("form[data-try]");
+if (editor) {
+  const text = editor.elements.text, tried = document.getElementById("tried");
+  let wait, asked = 0;
+  const check = async () => {
+    const mine = ++asked, form = new URLSearchParams(new FormData(editor));
+    form.set("part", "true");
+    try {
+      const answer = await fetch(editor.dataset.try, { method: "POST", body: form });
+      const part = await answer.text();
+      // What was typed since is asked for by itself.
+      if (mine === asked && answer.ok) tried.innerHTML = part;
+    } catch { /* The server is away; the next letter asks again. */ }
+  };
+  if (!text.readOnly) {
+    text.addEventListener("input", () => { clearTimeout(wait); wait = setTimeout(check, 600); });
+    check();
+  }
+  tried.addEventListener("click", (event) => {
+    const line = event.target.dataset.line;
+    if (!line) return;
+    const lines = text.value.split("\n"), from = lines.slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
+    text.focus();
+    text.setSelectionRange(from, from + (lines[line - 1] ?? "").length);
+    text.scrollTop = (line - 4) * parseFloat(getComputedStyle(text).lineHeight);
+  });
+}

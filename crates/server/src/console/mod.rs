@@ -4,14 +4,16 @@
 mod alerts;
 mod connections;
 mod letters;
+mod mappings;
 mod pages;
 mod record;
 mod session;
+mod settings;
 mod versions;
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
@@ -20,24 +22,28 @@ use axum::{Extension, Router};
 use maud::{DOCTYPE, Markup, html};
 use state::Role;
 
-use crate::api::Api;
+use crate::api::{Api, TEXT_BYTES};
+use crate::oidc::CALLBACK;
 use crate::problem::Problem;
 
-pub(crate) use session::Sessions;
 use session::Visitor;
 
 const STYLE: &str = include_str!("console.css");
 const SCRIPT: &str = include_str!("console.js");
+/// Most bytes of a form with a text: every byte of it may take three, and the text before comes along.
+const FORM_BYTES: usize = 6 * TEXT_BYTES;
 /// The pages of the head, in their order.
-const PAGES: [(&str, &str); 8] = [
+const PAGES: [(&str, &str); 10] = [
     ("/", "Overview"),
     ("/records", "Records"),
     ("/dead-letters", "Dead letters"),
     ("/conflicts", "Conflicts"),
     ("/alerts", "Alerts"),
     ("/connections", "Connections"),
+    ("/mappings", "Mappings"),
     ("/versions", "Versions"),
     ("/audit", "Audit"),
+    ("/settings", "Settings"),
 ];
 
 pub(crate) fn router(api: &Arc<Api>) -> Router<Arc<Api>> {
@@ -52,17 +58,27 @@ pub(crate) fn router(api: &Arc<Api>) -> Router<Arc<Api>> {
         .route("/dead-letters/{id}", get(letters::letter))
         .route("/dead-letters/{id}/edit", post(letters::edit))
         .route("/connections", get(connections::connections).post(connections::ask))
+        .route("/mappings", get(mappings::mappings))
+        .route("/mappings/{mapping}", get(mappings::mapping))
+        .route("/mappings/{mapping}/try", post(mappings::try_it).layer(DefaultBodyLimit::max(FORM_BYTES)))
+        .route("/mappings/{mapping}/keep", post(mappings::keep).layer(DefaultBodyLimit::max(FORM_BYTES)))
+        .route("/settings", get(settings::settings))
+        .route("/settings/tokens", post(settings::make))
+        .route("/settings/tokens/{id}/revoke", post(settings::revoke))
         .route("/conflicts", get(pages::conflicts))
         .route("/conflicts/{id}/resolve", post(pages::resolve))
         .route("/alerts", get(alerts::alerts))
         .route("/runbooks/{name}", get(alerts::runbook))
         .route("/versions", get(versions::versions))
         .route("/versions/{id}", get(versions::version))
+        .route("/versions/{id}/promote", post(versions::promote))
         .route("/audit", get(pages::audit))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(api), visitor));
     Router::new()
         .merge(pages)
         .route("/sign-in", get(session::form).post(session::sign_in))
+        .route("/sign-in/oidc", get(session::leave))
+        .route(CALLBACK, get(session::back))
         .route("/sign-out", post(session::sign_out))
         .route("/console.css", get(async || ([(header::CONTENT_TYPE, "text/css")], STYLE)))
         .route("/console.js", get(async || ([(header::CONTENT_TYPE, "text/javascript")], SCRIPT)))

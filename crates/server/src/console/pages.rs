@@ -16,6 +16,7 @@ use state::{Role, Run, Wanted};
 use super::{Looking, Shown, Told, Visitor, may, page, token};
 use super::{alerts, record};
 use crate::api::{Api, blocking};
+use crate::budget::{Budget, budgets};
 use crate::problem::{Answered, Problem};
 use crate::scheduler::{COMPARISON, Planned};
 
@@ -50,7 +51,9 @@ pub(super) fn in_path(name: &str) -> String {
 /// What a sync does now.
 fn doing(planned: &Planned) -> Markup {
     html! {
-        @if let Some(since) = planned.running_since {
+        @if let (Some(since), true) = (planned.running_since, planned.follows) {
+            span class="state good" { "\u{25b6} follows changes" } " since " (time(&since.to_rfc3339()))
+        } @else if let Some(since) = planned.running_since {
             span class="state wait" { "\u{25b6} runs" } " since " (time(&since.to_rfc3339()))
         } @else if planned.waiting_since.is_some() {
             span class="state wait" { "\u{2026} waits for its turn" }
@@ -141,10 +144,8 @@ pub(super) async fn overview(
         let red = last.values().filter(|run| run.outcome == "red").count();
         let running = planned.values().filter(|planned| planned.running_since.is_some()).count();
         let firing = api.store.alerts()?;
-        // What the org told last: by the newest run that asked it.
-        let newest = last.values().filter(|run| report(run)["calls_left"].is_u64()).max_by_key(|run| run.id);
-        let left = newest.map(|run| count(&report(run)["calls_left"]));
-        let well = red == 0 && dead == 0 && held_all == 0 && firing.is_empty();
+        let budgets = budgets(&api)?;
+        let well = budgets.iter().all(|budget| !budget.is_short()) && red == 0 && dead == 0 && held_all == 0 && firing.is_empty();
         let body = html! {
             h1 { @if well { "All is well" } @else { "Somebody should look" } }
             dl class="numbers card" {
@@ -152,10 +153,10 @@ pub(super) async fn overview(
                 div { dt { "Running" } dd { (running) } }
                 div { dt { "Last run failed" } dd class=[(red > 0).then_some("bad")] { (red) } }
                 div { dt { a href="/dead-letters" { "Dead letters" } } dd class=[(dead > 0).then_some("bad")] { (dead) } }
-                @if let Some(left) = left { div { dt { "API calls left" } dd { (left) } } }
                 div { dt { a href="/conflicts" { "Conflicts held" } } dd class=[(held_all > 0).then_some("wait")] { (held_all) } }
             }
             (alerts::list(&firing))
+            (calls(&budgets))
             @if planned.is_empty() {
                 div class="card empty" {
                     p { "There are no syncs yet." }
@@ -190,6 +191,35 @@ pub(super) async fn overview(
         Ok(page("Overview", Some(&visitor), "/", true, &body))
     })
     .await
+}
+
+/// Returns a number with its thousands apart.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// What is left of the calls of each org, and whether it lasts.
+fn calls(budgets: &[Budget]) -> Markup {
+    html! {
+        @for budget in budgets.iter().filter(|budget| budget.left.is_some() || budget.spent > 0) {
+            dl class="numbers card" aria-label={ "API calls of " (budget.connection) } {
+                div { dt { "API calls of " (budget.connection) } dd { @if let Some(left) = budget.left { (grouped(left)) " left" } @else { "not told yet" } } }
+                div { dt { "Spent today" } dd { (grouped(budget.spent)) } }
+                div { dt { "Until midnight, UTC" } dd class=[budget.is_short().then_some("bad")] { "about " (grouped(budget.forecast)) " more" } }
+                @if budget.is_short() {
+                    div { dt { span class="state bad" { "\u{26a0} They will not last" } } dd { a href="/runbooks/budget" { "What to do" } } }
+                }
+            }
+        }
+    }
 }
 
 fn run_rows(runs: &[Run]) -> Markup {

@@ -1,27 +1,26 @@
-//! Who looks at the console: whoever signed in with a token, or anybody at this machine while there is none.
+//! Who looks at the console: whoever signed in with a token or by a provider's word, or anybody at this machine while neither is
+//! set up.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use axum::Form;
-use axum::extract::{Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
+use chrono::Utc;
 use maud::html;
 use serde::Deserialize;
 use state::Role;
 
 use super::{Told, page};
 use crate::api::Api;
-use crate::auth::{is_local_name, is_set_up, token_of};
+use crate::auth::{is_good, leads_here, token_of};
+use crate::oidc::{CALLBACK, Oidc, Refused};
 use crate::problem::{Answered, Problem};
 
 const COOKIE: &str = "bridgehead_session";
-/// A session that nobody used for so long is over.
-const IDLE: Duration = Duration::from_hours(8);
-/// Most sessions; the one unused for longest goes for a new one.
-const MOST: usize = 1_000;
+/// What a browser holds while its user is at the provider's.
+const LEAVING: &str = "bridgehead_signing_in";
 
 /// Who looks at a page.
 #[derive(Debug, Clone)]
@@ -33,67 +32,55 @@ pub(crate) struct Visitor {
     pub(super) signed_in: bool,
 }
 
-struct Session {
-    token: i64,
-    csrf: String,
-    used: Instant,
+/// Begins a session; returns what its browser is to hold.
+fn begin(api: &Api, name: &str, role: Role, token: Option<i64>) -> Answered<String> {
+    let secret = state::new_secret()?;
+    api.store.begin_session(name, role, token, &secret)?;
+    Ok(secret)
 }
 
-/// The sessions, and what forms carry while nobody has to sign in.
-pub(crate) struct Sessions {
-    open: Mutex<HashMap<String, Session>>,
-    csrf: String,
-}
-
-impl Sessions {
-    pub(crate) fn new() -> Self {
-        // Where there are no random numbers it is empty, and no form is good.
-        Self { open: Mutex::default(), csrf: state::new_secret().unwrap_or_default() }
-    }
-
-    fn open(&self) -> MutexGuard<'_, HashMap<String, Session>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|_, session| session.used.elapsed() < IDLE);
-        open
-    }
-
-    fn begin(&self, token: i64) -> Answered<String> {
-        let (id, csrf) = (state::new_secret()?, state::new_secret()?);
-        let mut open = self.open();
-        if open.len() >= MOST {
-            let oldest = open.iter().min_by_key(|(_, session)| session.used).map(|(id, _)| id.clone());
-            oldest.map(|id| open.remove(&id));
-        }
-        open.insert(id.clone(), Session { token, csrf, used: Instant::now() });
-        Ok(id)
-    }
-}
-
-fn cookie(headers: &HeaderMap) -> Option<String> {
+fn cookie(headers: &HeaderMap, wanted: &str) -> Option<String> {
     let all = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = all.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(name, _)| *name == COOKIE).map(|(_, value)| value.to_owned())
+    pairs.find(|(name, _)| *name == wanted).map(|(_, value)| value.to_owned())
+}
+
+/// Returns an answer with a cookie; `more` are its attributes besides those of all cookies.
+fn with_cookie(mut response: Response, api: &Api, name: &str, value: &str, more: &str) -> Response {
+    let secure = if api.is_secure() { "; Secure" } else { "" };
+    match HeaderValue::from_str(&format!("{name}={value}; HttpOnly; {more}{secure}")) {
+        Ok(value) => {
+            response.headers_mut().append(header::SET_COOKIE, value);
+            response
+        }
+        Err(_) => Told(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no session could be made")).into_response(),
+    }
 }
 
 /// Returns who sent a request; `None` for somebody who has to sign in.
 pub(super) fn visitor(api: &Api, request: &Request) -> Answered<Option<Visitor>> {
-    if api.is_local && !is_local_name(request.headers()) {
+    if !leads_here(api, request.headers()) {
         return Err(Problem::new(StatusCode::FORBIDDEN, "the console is for this machine"));
     }
-    let tokens = api.store.tokens()?;
-    if !is_set_up(&tokens) {
-        let csrf = api.sessions.csrf.clone();
+    if !api.is_set_up()? {
+        let csrf = api.proof.clone();
         let local = Visitor { name: "local".to_owned(), role: Role::Admin, csrf, signed_in: false };
         return Ok(api.is_local.then_some(local));
     }
-    let mut open = api.sessions.open();
-    let Some(session) = cookie(request.headers()).and_then(|id| open.get_mut(&id)) else { return Ok(None) };
-    session.used = Instant::now();
-    // A token that was taken back takes its sessions with it.
-    let token = tokens.into_iter().find(|token| token.id == session.token);
-    let token = token.filter(|token| is_set_up(std::slice::from_ref(token)));
-    let csrf = session.csrf.clone();
-    Ok(token.map(|token| Visitor { name: token.name, role: token.role, csrf, signed_in: true }))
+    let Some(secret) = cookie(request.headers(), COOKIE) else { return Ok(None) };
+    let Some(session) = api.store.session(&secret, Utc::now())? else { return Ok(None) };
+    let csrf = state::form_proof(&secret);
+    let visitor = |name, role| Some(Visitor { name, role, csrf, signed_in: true });
+    Ok(match session.token {
+        // A token that was taken back takes its sessions with it.
+        Some(token) => {
+            let token = api.store.tokens()?.into_iter().find(|known| known.id == token).filter(is_good);
+            token.and_then(|token| visitor(token.name, token.role))
+        }
+        // Nobody vouches for them any more.
+        None if api.oidc.is_none() => None,
+        None => visitor(session.name, session.role),
+    })
 }
 
 /// What a sign-in form sends.
@@ -102,9 +89,13 @@ pub(super) struct SignIn {
     token: String,
 }
 
-fn asked(wrong: Option<&str>) -> Html<String> {
+fn asked(api: &Api, wrong: Option<&str>) -> Html<String> {
     let body = html! {
         h1 { "Sign in" }
+        @if let Some(oidc) = &api.oidc {
+            p { a class="button" href="/sign-in/oidc" { "Sign in by " (oidc.name()) } }
+            h2 { "Or with a token" }
+        }
         p { "Ask whoever runs this Bridgehead for a token: " code { "bridgehead token make NAME" } " makes one." }
         @if let Some(wrong) = wrong { p class="bad" role="alert" { "\u{26a0} " (wrong) } }
         form class="card" method="post" action="/sign-in" {
@@ -116,46 +107,99 @@ fn asked(wrong: Option<&str>) -> Html<String> {
     Html(page("Sign in", None, "", false, &body).into_string())
 }
 
-pub(super) async fn form() -> Html<String> {
-    asked(None)
+pub(super) async fn form(State(api): State<Arc<Api>>) -> Html<String> {
+    asked(&api, None)
 }
 
 pub(super) async fn sign_in(State(api): State<Arc<Api>>, Form(SignIn { token }): Form<SignIn>) -> Response {
-    let begun = token_of(&api, &token).and_then(|token| {
-        let told = serde_json::json!({"signed_in": token.id, "name": token.name});
-        api.store.acting_as(&token.name).audit(state::Happened::Access, None, None, &told)?;
-        api.sessions.begin(token.id)
-    });
+    let begun = token_of(&api, &token).and_then(|token| begin(&api, &token.name, token.role, Some(token.id)));
     match begun {
-        Ok(id) => {
-            let secure = if api.is_local { "" } else { "; Secure" };
-            let value = format!("{COOKIE}={id}; Path=/; HttpOnly; SameSite=Strict{secure}");
-            let mut response = Redirect::to("/").into_response();
-            match HeaderValue::from_str(&value) {
-                Ok(value) => drop(response.headers_mut().insert(header::SET_COOKIE, value)),
-                Err(_) => {
-                    return Told(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no session could be made"))
-                        .into_response();
-                }
-            }
-            response
+        Ok(id) => with_cookie(Redirect::to("/").into_response(), &api, COOKIE, &id, "Path=/; SameSite=Strict"),
+        Err(problem) => (problem.status(), asked(&api, Some(problem.detail()))).into_response(),
+    }
+}
+
+fn refused(api: &Api, oidc: &Oidc, refused: Refused) -> Response {
+    let (status, why) = match refused {
+        Refused::Provider(why) => (StatusCode::BAD_GATEWAY, why),
+        Refused::Stale => {
+            (StatusCode::BAD_REQUEST, "this sign-in took too long, or began in another browser; begin again".to_owned())
         }
-        Err(problem) => (problem.status(), asked(Some(problem.detail()))).into_response(),
+        Refused::NoRole(name) => (
+            StatusCode::FORBIDDEN,
+            format!("{} knows you as {name}, and `oidc.roles` of this project gives that nobody a role", oidc.name()),
+        ),
+    };
+    tracing::warn!(%status, why, "somebody could not sign in");
+    (status, asked(api, Some(&why))).into_response()
+}
+
+/// Leads a browser to the provider.
+pub(super) async fn leave(State(api): State<Arc<Api>>) -> Response {
+    let Some(oidc) = &api.oidc else { return Redirect::to("/sign-in").into_response() };
+    let Ok(browser) = state::new_secret() else {
+        return Told(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "there are no random numbers")).into_response();
+    };
+    match oidc.begin(&browser).await {
+        // It comes back from elsewhere, and has to bring this along.
+        Ok(address) => {
+            let more = format!("Path={CALLBACK}; SameSite=Lax; Max-Age=600");
+            with_cookie(Redirect::to(&address).into_response(), &api, LEAVING, &browser, &more)
+        }
+        Err(why) => refused(&api, oidc, why),
+    }
+}
+
+/// What a browser brings back from the provider.
+#[derive(Deserialize)]
+pub(super) struct Back {
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    error: Option<String>,
+}
+
+/// Takes a browser back from the provider.
+pub(super) async fn back(State(api): State<Arc<Api>>, headers: HeaderMap, Query(back): Query<Back>) -> Response {
+    let Some(oidc) = &api.oidc else { return Redirect::to("/sign-in").into_response() };
+    if let Some(error) = back.error {
+        return refused(&api, oidc, Refused::Provider(format!("{} says: {error}", oidc.name())));
+    }
+    let browser = cookie(&headers, LEAVING).unwrap_or_default();
+    let person = match oidc.end(&browser, &back.state, &back.code).await {
+        Ok(person) => person,
+        Err(why) => return refused(&api, oidc, why),
+    };
+    match begin(&api, &person.name, person.role, None) {
+        Ok(id) => {
+            // What leads from elsewhere sends no strict cookie, not even behind a redirect: this page leads on by itself.
+            let body = html! {
+                h1 { "Signed in" }
+                meta http-equiv="refresh" content="0; url=/";
+                p { a href="/" { "To the overview" } }
+            };
+            let response = Html(page("Signed in", None, "", false, &body).into_string()).into_response();
+            let response =
+                with_cookie(response, &api, LEAVING, "", &format!("Path={CALLBACK}; SameSite=Lax; Max-Age=0"));
+            with_cookie(response, &api, COOKIE, &id, "Path=/; SameSite=Strict")
+        }
+        Err(problem) => Told(problem).into_response(),
     }
 }
 
 /// What a form without fields of its own sends.
 #[derive(Deserialize)]
 pub(super) struct Empty {
-    csrf: String,
+    pub(super) csrf: String,
 }
 
 pub(super) async fn sign_out(State(api): State<Arc<Api>>, headers: HeaderMap, Form(form): Form<Empty>) -> Response {
-    if let Some(id) = cookie(&headers) {
-        let mut open = api.sessions.open();
-        if open.get(&id).is_some_and(|session| session.csrf == form.csrf) {
-            open.remove(&id);
-        }
+    if let Some(secret) = cookie(&headers, COOKIE).filter(|secret| state::form_proof(secret) == form.csrf)
+        && let Err(error) = api.store.end_session(&secret)
+    {
+        return Told(error.into()).into_response();
     }
     Redirect::to("/sign-in").into_response()
 }

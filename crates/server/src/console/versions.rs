@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use axum::Extension;
+use axum::Form;
 use axum::extract::{Path, State};
+use axum::response::Redirect;
 use maud::{Markup, html};
-use state::Files;
+use serde::Deserialize;
+use state::{Files, Role};
 
 use super::pages::{page_of, time};
-use super::{Looking, Shown, page};
-use crate::api::Api;
+use super::{Looking, Shown, Told, may, page, token};
+use crate::api::{Api, blocking, put_to_work};
 use crate::problem::Problem;
 use crate::versions::difference;
 
@@ -68,10 +71,18 @@ pub(super) async fn version(State(api): State<Arc<Api>>, Extension(visitor): Loo
         let before = api.store.version(number - 1)?.map(|(_, files)| files);
         let (earlier, called) = before.map_or_else(|| (Files::new(), "nothing".to_owned()), |files| (files, format!("version {}", number - 1)));
         let changes = difference((&called, &earlier), (&format!("version {number}"), &files));
+        let promotes = visitor.role >= Role::Admin && !version.at_work && api.work().is_some();
         let body = html! {
             h1 { "Version " (version.id) }
             p { (version.reason) }
             p class="soft" { "Kept by " (version.author) " " (time(&version.at)) @if version.at_work { ". " span class="state good" { "\u{2713} at work" } } }
+            @if promotes {
+                form class="inline card" method="post" action={ "/versions/" (version.id) "/promote" } {
+                    (token(&visitor))
+                    label for="reason" { "Reason" } input id="reason" name="reason" required maxlength="200";
+                    button { "Put it to work" }
+                }
+            }
             h2 { "What it changed" }
             @if changes.is_empty() { p { "Nothing." } } @else { (shown(&changes)) }
             h2 { "Files" }
@@ -82,4 +93,22 @@ pub(super) async fn version(State(api): State<Arc<Api>>, Extension(visitor): Loo
         Ok(page(&format!("Version {id}"), Some(&visitor), "/versions", false, &body))
     })
     .await
+}
+
+/// Why a version is put to work.
+#[derive(Deserialize)]
+pub(super) struct Why {
+    csrf: String,
+    reason: String,
+}
+
+pub(super) async fn promote(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Path(id): Path<i64>,
+    Form(why): Form<Why>,
+) -> Result<Redirect, Told> {
+    may(&visitor, &why.csrf, Role::Admin)?;
+    blocking(move || put_to_work(&api, id, &visitor.name, &why.reason)).await.map_err(Told)?;
+    Ok(Redirect::to(&format!("/versions/{id}")))
 }

@@ -1,0 +1,134 @@
+//! Who is signed in to the console. Of what their browser holds only its SHA-256 is kept, so that sessions outlive a restart and a
+//! copy of the file opens none of them.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use chrono::{DateTime, TimeDelta, Utc};
+use rusqlite::{OptionalExtension as _, TransactionBehavior, params};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::audit::{self, Happened};
+use crate::tokens::Role;
+use crate::{Result, Store};
+
+/// A session that nobody used for so long is over.
+const IDLE: TimeDelta = TimeDelta::hours(8);
+/// How exactly it is known when one was used last: looking at a page is no reason to write each time.
+const NOTED: TimeDelta = TimeDelta::minutes(5);
+/// Most sessions; the one unused for longest goes for a new one.
+const MOST: u32 = 1_000;
+
+/// Somebody who is signed in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Session {
+    /// Who.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
+    /// The number of the token that they signed in with; `None` for those whom somebody else vouches for.
+    pub token: Option<i64>,
+    /// When it began, in RFC 3339.
+    pub began: String,
+    /// When it was last used, give or take five minutes, in RFC 3339.
+    pub used: String,
+}
+
+fn hash_of(secret: &str) -> Vec<u8> {
+    digest(&SHA256, secret.as_bytes()).as_ref().to_vec()
+}
+
+/// Returns what the forms of a session carry, which nobody can tell who does not hold its secret.
+pub fn form_proof(secret: &str) -> String {
+    audit::hex(&hash_of(&format!("form {secret}")))
+}
+
+impl Store {
+    /// Begins a session; `secret` is what the browser holds.
+    pub fn begin_session(&self, name: &str, role: Role, token: Option<i64>, secret: &str) -> Result<()> {
+        self.with(|db| {
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let now = Utc::now().to_rfc3339();
+            let sql = "DELETE FROM session WHERE hash NOT IN (SELECT hash FROM session ORDER BY used DESC LIMIT ?1)";
+            transaction.execute(sql, [MOST - 1])?;
+            let sql = "INSERT INTO session (hash, name, role, token, began, used) VALUES (?1, ?2, ?3, ?4, ?5, ?5)";
+            transaction.execute(sql, params![hash_of(secret), name, role.word(), token, now])?;
+            let told = json!({"signed_in": name, "role": role.word(), "token": token});
+            audit::append(&transaction, name, Happened::Access, None, None, &told)?;
+            transaction.commit()
+        })
+    }
+
+    /// Returns the session with this secret, if it is still good at this time, and notes that it was used.
+    pub fn session(&self, secret: &str, now: DateTime<Utc>) -> Result<Option<Session>> {
+        let hash = hash_of(secret);
+        self.with(|db| {
+            let sql = "SELECT name, role, token, began, used FROM session WHERE hash = ?1 AND used > ?2";
+            let found =
+                db.prepare_cached(sql)?.query_row(params![hash, (now - IDLE).to_rfc3339()], session).optional()?;
+            if found.as_ref().is_some_and(|session| session.used < (now - NOTED).to_rfc3339()) {
+                db.execute("UPDATE session SET used = ?2 WHERE hash = ?1", params![hash, now.to_rfc3339()])?;
+            }
+            Ok(found)
+        })
+    }
+
+    /// Ends a session.
+    pub fn end_session(&self, secret: &str) -> Result<()> {
+        self.with(|db| db.execute("DELETE FROM session WHERE hash = ?1", [hash_of(secret)])).map(drop)
+    }
+
+    /// Returns who is signed in, the last used first.
+    pub fn sessions(&self, now: DateTime<Utc>) -> Result<Vec<Session>> {
+        self.with(|db| {
+            let sql = "SELECT name, role, token, began, used FROM session WHERE used > ?1 ORDER BY used DESC";
+            db.prepare_cached(sql)?.query_map([(now - IDLE).to_rfc3339()], session)?.collect()
+        })
+    }
+}
+
+fn session(row: &rusqlite::Row<'_>) -> rusqlite::Result<Session> {
+    Ok(Session {
+        name: row.get(0)?,
+        role: Role::of(&row.get::<_, String>(1)?),
+        token: row.get(2)?,
+        began: row.get(3)?,
+        used: row.get(4)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_outlives_a_restart_and_ends_when_nobody_uses_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        Store::open(&path).unwrap().begin_session("ada", Role::Operator, Some(3), "s3cret").unwrap();
+        let store = Store::open(&path).unwrap();
+        let now = Utc::now();
+        let found = store.session("s3cret", now).unwrap().unwrap();
+        assert_eq!((found.name.as_str(), found.role, found.token), ("ada", Role::Operator, Some(3)));
+        assert!(store.session("s3cre", now).unwrap().is_none());
+        // Used after seven hours it goes on for eight more.
+        let later = now + TimeDelta::hours(7);
+        assert!(store.session("s3cret", later).unwrap().is_some());
+        assert!(store.session("s3cret", later + TimeDelta::hours(7)).unwrap().is_some());
+        assert!(store.session("s3cret", later + TimeDelta::hours(16)).unwrap().is_none());
+        assert_eq!(store.sessions(now).unwrap().len(), 1);
+        store.end_session("s3cret").unwrap();
+        assert!(store.session("s3cret", now).unwrap().is_none());
+        assert!(!format!("{:?}", store.audit_after(0).unwrap()).contains("s3cret"));
+    }
+
+    #[test]
+    fn the_session_unused_for_longest_goes_for_a_new_one() {
+        let store = Store::in_memory().unwrap();
+        for at in 0..=MOST {
+            store.begin_session("ada", Role::Viewer, None, &at.to_string()).unwrap();
+        }
+        let now = Utc::now();
+        assert_eq!(store.sessions(now).unwrap().len(), MOST as usize);
+        assert!(store.session("0", now).unwrap().is_none() && store.session("1", now).unwrap().is_some());
+    }
+}

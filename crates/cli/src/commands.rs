@@ -218,19 +218,21 @@ pub(crate) fn advance(bar: &ProgressBar, progress: Progress) {
 
 /// Runs one sync with progress on a terminal.
 pub(crate) async fn run_one(project: &Project, sync: &Sync, options: &Options, quiet: bool) -> Result<Report, Failure> {
-    run_between(project, sync, project.endpoints(sync)?, options, quiet).await
+    let bar = bar(sync, quiet);
+    let progress = |progress: Progress| advance(&bar, progress);
+    let report = run_between(project, sync, project.endpoints(sync)?, options, &progress).await;
+    bar.finish_and_clear();
+    report
 }
 
-/// The same between these two ends.
+/// Runs one sync between these two ends; `progress` is told how far it is.
 pub(crate) async fn run_between(
     project: &Project,
     sync: &Sync,
     (source, target): (Arc<dyn Endpoint>, Arc<dyn Endpoint>),
     options: &Options,
-    quiet: bool,
+    progress: &(dyn Fn(Progress) + Send + std::marker::Sync),
 ) -> Result<Report, Failure> {
-    let bar = bar(sync, quiet);
-    let progress = |progress: Progress| advance(&bar, progress);
     let parents = |name: &str| project.parent_key(name);
     let lineage = project.lineage()?;
     let told = match &lineage {
@@ -238,11 +240,10 @@ pub(crate) async fn run_between(
         None => None,
     };
     let result = if sync.two_way.is_some() {
-        engine::run_pairs(sync, [&*source, &*target], &project.store, &parents, options, &progress).await
+        engine::run_pairs(sync, [&*source, &*target], &project.store, &parents, options, progress).await
     } else {
-        engine::run(sync, &*source, &*target, &project.store, &parents, options, &progress).await
+        engine::run(sync, &*source, &*target, &project.store, &parents, options, progress).await
     };
-    bar.finish_and_clear();
     let result = result.map_err(|error| failure(project, sync, &error));
     if let Some(told) = told {
         told.end(result.as_ref().map_or_else(|failure| Ended::Failed(&failure.text), Ended::Done)).await;
@@ -362,10 +363,10 @@ async fn run_all(project: &Project, syncs: &[Sync], options: &Options, as_json: 
     Failure::all(failures)
 }
 
-pub(crate) async fn undo(project: &Project, run: i64, force: bool, as_json: bool) -> Result<(), Failure> {
+/// Puts back what a run of a two-way sync wrote.
+pub(crate) async fn undone(project: &Project, run: i64, options: &Options) -> Result<Report, Failure> {
     let unknown = || Failure::new(Class::Mapping, format!("there is no run {run}; see `bridgehead runs`"));
     let name = project.store.sync_of(run)?.ok_or_else(unknown)?;
-    let options = Options { force, stop: stop_on_interrupt(), ..Options::default() };
     let syncs = project.syncs(std::slice::from_ref(&name))?;
     let sync = syncs.iter().find(|sync| sync.name == name).ok_or_else(unknown)?;
     if sync.two_way.is_none() {
@@ -373,10 +374,16 @@ pub(crate) async fn undo(project: &Project, run: i64, force: bool, as_json: bool
             format!("run {run} is one of {name}, which goes one way: what was there before is kept of two-way syncs");
         return Err(Failure::new(Class::Mapping, text));
     }
-    let (salesforce, external) = project.endpoints(sync)?;
+    let (salesforce, external) = project.endpoints_apart(sync)?;
     let parents = |name: &str| project.parent_key(name);
-    let report = engine::undo_pairs(sync, [&*salesforce, &*external], &project.store, &parents, run, &options).await;
-    let report = report.map_err(|error| failure(project, sync, &error))?;
+    let report = engine::undo_pairs(sync, [&*salesforce, &*external], &project.store, &parents, run, options).await;
+    report.map_err(|error| failure(project, sync, &error))
+}
+
+pub(crate) async fn undo(project: &Project, run: i64, force: bool, as_json: bool) -> Result<(), Failure> {
+    let options = Options { force, stop: stop_on_interrupt(), ..Options::default() };
+    let report = undone(project, run, &options).await?;
+    let name = &report.sync;
     if as_json {
         json(&report)?;
     } else {

@@ -247,6 +247,12 @@ impl Project {
         files.find(|(_, text)| Definition::parse(text).is_ok_and(|definition| definition.mapping == mapping))
     }
 
+    /// Opens the same project once more, for somebody whose name is noted with what they do.
+    pub(crate) fn again(&self, actor: &str) -> Result<Self, Failure> {
+        let kept = (self.store.acting_as(actor), self.version);
+        Self::of(&self.place, self.files.clone(), &str::to_owned, Some(kept))
+    }
+
     /// Returns the same project with another text of a mapping.
     pub(crate) fn with_mapping(&self, mapping: &str, text: &str) -> Result<Self, Failure> {
         let found = self.mapping_file(mapping);
@@ -480,7 +486,10 @@ impl Project {
                         }),
                     })
                     .collect(),
-                syncs: self.syncs_that(|sync| sync.mapping == *name),
+                syncs: self.syncs_of(name),
+                two_way: !self
+                    .syncs_that(|sync| sync.mapping == *name && sync.direction == DirectionConfig::TwoWay)
+                    .is_empty(),
             }
         });
         mapped.collect()

@@ -3,20 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use engine::{Options, Replay};
+use engine::{Options, Progress, Replay};
 use model::{Class, Side};
 use server::{
-    Alerts, AtOnce, COMPARISON, Connected, Fields, Job, Mapped, Plan, Schedule, Scheduler, Server, Tried, Work,
+    Alerts, Answer, AtOnce, COMPARISON, Connected, Fields, Job, Mapped, MappedEntity, Plan, Schedule, Scheduler,
+    Server, Tried, Work,
 };
 use state::{Link, Store};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
-use crate::commands::{check_syncs, previews, run_between, stop_on_interrupt};
+use crate::commands::{check_syncs, failure, previews, run_between, stop_on_interrupt, undone};
 use crate::follow;
 use crate::project::{FOLDERS, Place, Project};
 use crate::reconcile;
@@ -31,12 +32,18 @@ struct Served {
     project: RwLock<Arc<Project>>,
     alerts: RwLock<Arc<Alerts>>,
     place: Place,
+    /// How far runs are: rows, of how many.
+    progress: Mutex<HashMap<String, (u64, u64)>>,
     runtime: Handle,
 }
 
 impl Served {
     fn project(&self) -> Arc<Project> {
         Arc::clone(&self.project.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn progress(&self) -> MutexGuard<'_, HashMap<String, (u64, u64)>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn alerts(&self) -> Arc<Alerts> {
@@ -94,9 +101,32 @@ impl Work for Served {
             }
             let replay = if replay.is_empty() { Replay::None } else { Replay::Only(replay) };
             let options = Options { stop, replay, ..Options::default() };
-            Ok(run_between(&project, sync, ends, &options, true).await?.green())
+            let told = |progress: Progress| {
+                self.progress().insert(sync.name.clone(), (progress.rows, progress.of));
+            };
+            let report = run_between(&project, sync, ends, &options, &told).await;
+            self.progress().remove(&sync.name);
+            Ok(report?.green())
         };
         self.runtime.block_on(run).map_err(|failure: Failure| failure.text)
+    }
+
+    fn progress_of(&self, sync: &str) -> Option<(u64, u64)> {
+        self.progress().get(sync).copied()
+    }
+
+    fn undo(&self, run: i64, actor: &str) -> Result<String, String> {
+        let project = self.project();
+        let undone = async {
+            let other = project.again(actor)?;
+            let report = undone(&other, run, &Options::default()).await?;
+            let counts = report.counts;
+            Ok(format!(
+                "run {} put back {} records, made {} again, took {} away, and left {} as they are, since they were changed since",
+                report.run, counts.updated, counts.created, counts.deleted, report.left
+            ))
+        };
+        self.runtime.block_on(undone).map_err(|failure: Failure| failure.text)
     }
 
     fn mappings(&self) -> Vec<Mapped> {
@@ -163,16 +193,45 @@ impl Work for Served {
         self.project().connected()
     }
 
-    fn try_connection(&self, name: &str) -> Result<String, String> {
+    fn try_connection(&self, name: &str) -> Result<Answer, String> {
         let project = self.project();
-        let asked = async {
-            let endpoint = project.endpoint_apart(name)?;
-            let entities = endpoint.entities().await?.len();
-            let left = endpoint.allowance().map(|left| format!(", and {left} API calls are left")).unwrap_or_default();
-            Ok::<_, Failure>(format!("it has {entities} entities{left}"))
-        };
-        self.runtime.block_on(asked).map_err(|failure| failure.text)
+        self.runtime.block_on(asked(&project, name)).map_err(|failure| failure.text)
     }
+}
+
+/// Asks a connection what it has, and whether what mappings name of it is as it was.
+async fn asked(project: &Project, name: &str) -> Result<Answer, Failure> {
+    let endpoint = project.endpoint_apart(name)?;
+    let mut answered = Answer { entities: endpoint.entities().await?.len(), ..Answer::default() };
+    for sync in project.syncs(&[])? {
+        let definition = &sync.definition;
+        let (salesforce, external) = (&definition.salesforce, &definition.external);
+        for (side, connection, entity) in [
+            (Side::Salesforce, &salesforce.connection, &salesforce.object.value),
+            (Side::External, &external.connection, &external.entity.value),
+        ] {
+            if connection != name {
+                continue;
+            }
+            let known = answered.mapped.iter().position(|known| known.name == *entity);
+            let at = match known {
+                Some(at) => at,
+                None => {
+                    let described = endpoint.describe(entity).await.map_err(|error| Failure::from(error).text);
+                    answered.mapped.push(MappedEntity { entity: described, name: entity.clone(), syncs: Vec::new() });
+                    answered.mapped.len() - 1
+                }
+            };
+            let drift = match &answered.mapped[at].entity {
+                Ok(entity) => engine::drift(&sync, side, &*endpoint, entity, &project.store).await,
+                Err(_) => Ok(Vec::new()),
+            };
+            let drift = drift.map_err(|error| failure(project, &sync, &error))?;
+            answered.mapped[at].syncs.push((sync.name.clone(), drift));
+        }
+    }
+    answered.calls_left = endpoint.allowance();
+    Ok(answered)
 }
 
 /// Returns when the files of a project were changed last, each.
@@ -243,7 +302,13 @@ pub(crate) async fn serve(place: &Place, address: SocketAddr) -> Result<(), Fail
     let alerts = RwLock::new(Arc::new(project.alerts()?));
     let oidc = project.oidc()?;
     let project = RwLock::new(Arc::new(project.acting_as("scheduler")));
-    let served = Arc::new(Served { project, alerts, place: place.clone(), runtime: Handle::current() });
+    let served = Arc::new(Served {
+        project,
+        alerts,
+        place: place.clone(),
+        progress: Mutex::default(),
+        runtime: Handle::current(),
+    });
     let scheduler = Scheduler::start(store.clone(), Arc::<Served>::clone(&served));
     let started = Server::start(api, address, Some(scheduler.handle()), oidc).await;
     let server = started.map_err(|error| Failure::from_error(Class::Mapping, &error))?;

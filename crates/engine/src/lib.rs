@@ -20,7 +20,7 @@ mod two_way;
 pub use follow::follow;
 pub use mapping::Made;
 pub use merge::{Contested, Policy};
-pub use prepare::{Forecast, check, forecast};
+pub use prepare::{Forecast, check, drift, forecast};
 pub use preview::{Preview, Previewed, preview};
 pub use reconcile::{Difference, FieldDifference, Kind, Reconcile, Reconciliation, Repair, reconcile};
 pub use report::{Counts, Error, Lag, Progress, Receipt, Report};

@@ -175,6 +175,27 @@ pub(crate) fn drift_of(sync: &Sync, side: Side, now: &Entity, store: &Store) -> 
     Ok(store.catalog(&sync.name, side)?.map(|before| before.drift(now)).unwrap_or_default())
 }
 
+/// Returns how an entity differs from what it was when a run of a sync last went well; nothing where none did yet. The system is
+/// asked for the rules of its entity where it told them then.
+///
+/// # Errors
+///
+/// An endpoint or a store that can't be read.
+pub async fn drift(
+    sync: &Sync,
+    side: Side,
+    end: &dyn Endpoint,
+    entity: &Entity,
+    store: &Store,
+) -> Result<Vec<String>, Error> {
+    let known = store.catalog(&sync.name, side)?;
+    let mut now = entity.clone();
+    if known.as_ref().is_some_and(|known| known.rules.is_some()) {
+        now.rules = end.rules(entity).await?;
+    }
+    Ok(known.map(|known| known.drift(&now)).unwrap_or_default())
+}
+
 /// Returns how both sides of a sync that goes one way differ from what they were.
 pub(crate) fn drift_between(sync: &Sync, prepared: &Prepared, store: &Store) -> Result<Vec<String>, Error> {
     let mut drift = drift_of(sync, sync.direction.source(), &prepared.source, store)?;

@@ -11,7 +11,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use state::{Role, Run, Store, Wanted};
+use state::{Reconciled, Role, Run, Store, Wanted};
 
 use crate::auth::{Caller, Callers, Wrong, is_good, known};
 use crate::budget::{Known, budgets};
@@ -112,6 +112,14 @@ fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
         (Call::get("/api/v1/runs", "Runs, newest first").with(&["sync", "before", "limit"]), get(runs)),
         (Call::get("/api/v1/runs/{id}", "One run").answers(200, &[404]), get(one_run)),
         (
+            Call::post(
+                "/api/v1/runs/{id}/undo",
+                "Puts back what a run of a two-way sync wrote, but for what was changed since",
+            )
+            .answers(200, &[404, 409, 503]),
+            post(undo_run),
+        ),
+        (
             Call::get("/api/v1/dead-letters", "Changes that could not be applied, oldest first")
                 .with(&["sync", "state", "after", "limit"]),
             get(letters),
@@ -179,6 +187,7 @@ fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
             Call::get("/api/v1/reconciliations", "What came of comparisons, newest first").with(&["sync", "limit"]),
             get(reconciliations),
         ),
+        (Call::get("/api/v1/reconciliations/{id}", "One of them").answers(200, &[404]), get(reconciliation)),
         (Call::get("/api/v1/alerts", "The alerts that hold, oldest first"), get(alerts)),
         (Call::get("/api/v1/versions", "Versions of the configuration, newest first").with(&["limit"]), get(versions)),
         (Call::get("/api/v1/versions/{id}", "One of them, with its files").answers(200, &[404]), get(version)),
@@ -410,6 +419,24 @@ async fn one_run(State(api): Shared, Path(id): Path<String>) -> Answered<Json<Va
         Ok(Json(shown_run(&run)))
     })
     .await
+}
+
+/// Undoes a run; returns what came of it.
+pub(crate) fn undo(api: &Api, run: i64, actor: &str) -> Answered<String> {
+    if api.store.run(run)?.is_none() {
+        return Err(Problem::none(format!("there is no run {run}")));
+    }
+    api.scheduler()?.work().undo(run, actor).map_err(|why| Problem::new(StatusCode::CONFLICT, why))
+}
+
+async fn undo_run(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Operator)?;
+    let id = number(&id)?;
+    blocking(move || Ok(Json(json!({"undid": id, "what": undo(&api, id, &caller.name)?})))).await
 }
 
 async fn letters(State(api): Shared, query: Result<Query<Part>, QueryRejection>) -> Answered<Json<Value>> {
@@ -653,10 +680,21 @@ async fn reconciliations(State(api): Shared, query: Result<Query<Part>, QueryRej
     let limit = part.limit()?;
     blocking(move || {
         let found = api.store.reconciliations(part.sync.as_deref(), limit)?;
-        let shown = found.iter().map(|one| {
-            json!({"id": one.id, "sync": one.sync, "at": one.at, "agrees": one.agrees, "report": parsed(&one.body)})
-        });
-        Ok(Json(json!({"reconciliations": shown.collect::<Vec<_>>()})))
+        Ok(Json(json!({"reconciliations": found.iter().map(shown_comparison).collect::<Vec<_>>()})))
+    })
+    .await
+}
+
+fn shown_comparison(one: &Reconciled) -> Value {
+    json!({"id": one.id, "sync": one.sync, "at": one.at, "agrees": one.agrees, "report": parsed(&one.body)})
+}
+
+async fn reconciliation(State(api): Shared, Path(id): Path<String>) -> Answered<Json<Value>> {
+    let id = number(&id)?;
+    blocking(move || {
+        let found =
+            api.store.reconciliation(id)?.ok_or_else(|| Problem::none(format!("there is no comparison {id}")))?;
+        Ok(Json(shown_comparison(&found)))
     })
     .await
 }

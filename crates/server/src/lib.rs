@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use alerts::{Alerts, AlertsConfig, When, watch};
-pub use look::{Connected, FieldPair, Fields, Mapped, Tried};
+pub use look::{Answer, Connected, FieldPair, Fields, Mapped, MappedEntity, Tried};
 pub use metrics::NAMES as METRICS;
 pub use oidc::{Oidc, OidcConfig};
 pub use schedule::{Event, Missed, Schedule, ScheduleConfig};

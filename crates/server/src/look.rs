@@ -37,6 +37,8 @@ pub struct Mapped {
     pub fields: Vec<FieldPair>,
     /// Its syncs.
     pub syncs: Vec<String>,
+    /// True where its sync goes both ways.
+    pub two_way: bool,
 }
 
 /// A connection.
@@ -49,6 +51,30 @@ pub struct Connected {
     /// The syncs that use it.
     pub syncs: Vec<String>,
 }
+
+/// What a connection said when it was asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    /// How many entities it has.
+    pub entities: usize,
+    /// The calls that are left today, where it allows only so many.
+    pub calls_left: Option<u64>,
+    /// The entities that mappings name.
+    pub mapped: Vec<MappedEntity>,
+}
+
+/// An entity that a mapping names, as it is now.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MappedEntity {
+    /// The entity; why it can't be described, where it can't.
+    pub entity: Result<model::Entity, String>,
+    /// Its name.
+    pub name: String,
+    /// The syncs of it, each with how the entity differs from what it was at its last good run.
+    pub syncs: Vec<(String, Vec<String>)>,
+}
+
+impl Eq for MappedEntity {}
 
 /// What a text of a mapping would make of some records of a sync.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

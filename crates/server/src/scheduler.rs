@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::look::{Connected, Fields, Mapped, Tried};
+use crate::look::{Answer, Connected, Fields, Mapped, Tried};
 use crate::schedule::{Missed, Schedule};
 
 /// Longest sleep: whoever sets the clock is noticed by then.
@@ -72,6 +72,16 @@ pub trait Work: Send + Sync + 'static {
     /// Why it could not go on, for the log.
     fn run(&self, sync: &str, replay: BTreeSet<i64>, stop: CancellationToken) -> Result<bool, String>;
 
+    /// Returns how far a sync is that runs: its rows, and how many there are, as far as that is known.
+    fn progress_of(&self, sync: &str) -> Option<(u64, u64)>;
+
+    /// Puts back what a run of a two-way sync wrote, but for what was changed since; returns what came of it, as a sentence.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not.
+    fn undo(&self, run: i64, actor: &str) -> Result<String, String>;
+
     /// Returns what is mapped onto what.
     fn mappings(&self) -> Vec<Mapped>;
 
@@ -112,12 +122,12 @@ pub trait Work: Send + Sync + 'static {
     /// Returns the connections, by name.
     fn connections(&self) -> Vec<Connected>;
 
-    /// Asks a connection what it has; returns what it said.
+    /// Asks a connection what it has, and whether what mappings name of it is as it was.
     ///
     /// # Errors
     ///
     /// Why it can't be used.
-    fn try_connection(&self, name: &str) -> Result<String, String>;
+    fn try_connection(&self, name: &str) -> Result<Answer, String>;
 }
 
 /// What the scheduler knows of a sync.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use server::{AtOnce, Connected, Fields, Handle, Job, Mapped, Missed, Plan, Schedule, Scheduler, Tried, Work};
+use server::{Answer, AtOnce, Connected, Fields, Handle, Job, Mapped, Missed, Plan, Schedule, Scheduler, Tried, Work};
 use state::{Link, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +61,14 @@ impl Work for Puppets {
         }
     }
 
+    fn progress_of(&self, _sync: &str) -> Option<(u64, u64)> {
+        None
+    }
+
+    fn undo(&self, _run: i64, _actor: &str) -> Result<String, String> {
+        Err("there is nothing to undo".to_owned())
+    }
+
     fn mappings(&self) -> Vec<Mapped> {
         Vec::new()
     }
@@ -93,7 +101,7 @@ impl Work for Puppets {
         Vec::new()
     }
 
-    fn try_connection(&self, name: &str) -> Result<String, String> {
+    fn try_connection(&self, name: &str) -> Result<Answer, String> {
         Err(format!("there is no {name}"))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use rusqlite::{TransactionBehavior, params};
+use rusqlite::{OptionalExtension as _, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -28,6 +28,10 @@ pub struct Reconciled {
     pub body: String,
 }
 
+fn reconciled(row: &rusqlite::Row<'_>) -> rusqlite::Result<Reconciled> {
+    Ok(Reconciled { id: row.get(0)?, sync: row.get(1)?, at: row.get(2)?, agrees: row.get(3)?, body: row.get(4)? })
+}
+
 impl Store {
     /// Keeps what came of comparing both sides of a sync, and returns its number; of each sync the newest
     /// [`RECONCILIATIONS`] are kept.
@@ -47,22 +51,20 @@ impl Store {
         })
     }
 
+    /// Returns what came of one comparison.
+    pub fn reconciliation(&self, id: i64) -> Result<Option<Reconciled>> {
+        self.with(|db| {
+            let sql = "SELECT id, sync, at, agrees, body FROM reconciliation WHERE id = ?1";
+            db.query_row(sql, [id], reconciled).optional()
+        })
+    }
+
     /// Returns what came of the newest comparisons, newest first; only those of `sync` where it is given.
     pub fn reconciliations(&self, sync: Option<&str>, limit: u32) -> Result<Vec<Reconciled>> {
         self.with(|db| {
             let sql = "SELECT id, sync, at, agrees, body FROM reconciliation WHERE ?1 IS NULL OR sync = ?1
                        ORDER BY id DESC LIMIT ?2";
-            db.prepare_cached(sql)?
-                .query_map(params![sync, limit], |row| {
-                    Ok(Reconciled {
-                        id: row.get(0)?,
-                        sync: row.get(1)?,
-                        at: row.get(2)?,
-                        agrees: row.get(3)?,
-                        body: row.get(4)?,
-                    })
-                })?
-                .collect()
+            db.prepare_cached(sql)?.query_map(params![sync, limit], reconciled)?.collect()
         })
     }
 

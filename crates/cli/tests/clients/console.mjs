@@ -52,7 +52,7 @@ async function work() {
   for (const [name, path] of [["overview", "/"], ["sync", "/syncs/both"], ["run", "/runs/1"], ["dead-letters", "/dead-letters"],
     ["dead-letter", "/dead-letters/1"], ["records", "/records"], ["record", "/records?now=true&q=C-1"], ["connections", "/connections"],
     ["conflicts", "/conflicts"], ["alerts", "/alerts"], ["runbook", "/runbooks/failure"], ["versions", "/versions"],
-    ["version", "/versions/2"], ["mappings", "/mappings"], ["mapping", "/mappings/customers"], ["settings", "/settings"], ["audit", "/audit"], ["nothing", "/syncs/nobody"]]) await look(name, path);
+    ["version", "/versions/2"], ["mappings", "/mappings"], ["mapping", "/mappings/customers"], ["settings", "/settings"], ["comparison", "/comparisons/1"], ["audit", "/audit"], ["nothing", "/syncs/nobody"]]) await look(name, path);
 
   // Without a mouse: a sync runs, and the page shows it without being loaded again.
   const page = await (await browser.newContext()).newPage();
@@ -84,6 +84,10 @@ async function work() {
   await page.goto(`${address}/connections`);
   await page.click("button[aria-label='Ask erp']");
   await page.waitForSelector("text=it has");
+  await page.waitForSelector("text=as at the last good run");
+  await page.click("summary");
+  await page.waitForSelector("th:has-text('revenue')");
+  await judge(page, "a connection that was asked");
 
   // Two people at one queue: the second is told, and overwrites nothing.
   const [ada, ben] = [page, await (await browser.newContext({ javaScriptEnabled: false })).newPage()];

@@ -2,6 +2,7 @@
 //! keeps pages up to date.
 
 mod alerts;
+mod comparison;
 mod connections;
 mod letters;
 mod mappings;
@@ -52,6 +53,8 @@ pub(crate) fn router(api: &Arc<Api>) -> Router<Arc<Api>> {
         .route("/syncs/{sync}", get(pages::sync))
         .route("/syncs/{sync}/{act}", post(pages::act))
         .route("/runs/{id}", get(pages::run))
+        .route("/runs/{id}/undo", post(pages::undo))
+        .route("/comparisons/{id}", get(comparison::comparison))
         .route("/records", get(record::record))
         .route("/dead-letters", get(letters::letters))
         .route("/dead-letters/chosen", post(letters::chosen))

@@ -194,11 +194,11 @@ pub(super) async fn overview(
 }
 
 /// Returns a number with its thousands apart.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push('\u{202f}');
         }
         text.push(digit);
@@ -247,6 +247,37 @@ fn run_rows(runs: &[Run]) -> Markup {
     }
 }
 
+/// True for a sync that goes both ways: what was there before its writes is kept whole.
+fn two_way(api: &Api, sync: &str) -> bool {
+    let mappings = api.work().map(|work| work.mappings()).unwrap_or_default();
+    mappings.iter().any(|mapped| mapped.two_way && mapped.syncs.iter().any(|one| one == sync))
+}
+
+/// What the streams of a followed sync do.
+fn streams(api: &Api, sync: &str) -> Answered<Markup> {
+    let streams = engine::streams(&api.store, chrono::Utc::now())?;
+    Ok(html! {
+        @for one in streams.iter().filter(|one| one.sync == sync) {
+            @let stream = &one.stream;
+            p {
+                (one.side) ": " (one.state) " \u{b7} " (grouped(stream.changes)) " changes"
+                @if stream.lag.count > 0 { " \u{b7} behind by " (format!("{:.0}", stream.lag.p50)) " ms, one in a hundred by " (format!("{:.0}", stream.lag.p99)) " ms or more" }
+                @if let Some(why) = &stream.last_gap { " \u{b7} " span class="soft" { "the last gap: " (why) } }
+            }
+        }
+    })
+}
+
+/// How far a sync is that runs.
+fn progress(api: &Api, sync: &str) -> Markup {
+    let at = api.work().and_then(|work| work.progress_of(sync));
+    html! {
+        @if let Some((rows, of)) = at {
+            p { progress value=(rows) max=(of.max(rows).max(1)) aria-label="rows" {} " " (grouped(rows)) " of " (grouped(of.max(rows))) " rows" }
+        }
+    }
+}
+
 /// What was different about the entities when a run began.
 fn drift(report: &Value) -> Markup {
     let drift = report["drift"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -281,6 +312,8 @@ pub(super) async fn sync(State(api): State<Arc<Api>>, Extension(visitor): Lookin
             h1 { (name) }
             div class="card" {
                 p { (doing(&planned)) }
+                (progress(&api, &name))
+                @if planned.follows { (streams(&api, &name)?) }
                 @if let Some(failed) = &planned.failed { p class="bad" { "\u{2717} The last run could not go on: " (failed) } }
                 p {
                     a href={ "/dead-letters?sync=" (in_path(&name)) } { "Dead letters: " (dead) } " \u{b7} parked: " (parked) " \u{b7} "
@@ -317,7 +350,7 @@ pub(super) async fn sync(State(api): State<Arc<Api>>, Extension(visitor): Lookin
                     tbody { @for one in &compared {
                         @let report: Value = serde_json::from_str(&one.body).unwrap_or_default();
                         tr {
-                            th scope="row" { (time(&one.at)) }
+                            th scope="row" { a href={ "/comparisons/" (one.id) } { (time(&one.at)) } }
                             td { @if one.agrees { span class="state good" { "\u{2713} both sides agree" } } @else { span class="state bad" { "\u{2717} they differ" } } }
                             td class="number" { (count(&report["missing"])) } td class="number" { (count(&report["extra"])) }
                             td class="number" { (count(&report["different"])) }
@@ -344,6 +377,16 @@ pub(super) async fn run(State(api): State<Arc<Api>>, Extension(visitor): Looking
             p { (outcome(&run)) " \u{b7} " (how(&told)) " \u{b7} began " (time(&run.started))
                 @if let Some(ended) = &run.ended { ", ended " (time(ended)) } }
             (drift(&told))
+            @if run.outcome == "running" { (progress(&api, &run.sync)) }
+            @let undoes = visitor.role >= Role::Operator && run.ended.is_some() && written(&told) > 0 && api.store.images(number, "", 1).is_ok_and(|images| !images.is_empty());
+            @if undoes && two_way(&api, &run.sync) {
+                form class="inline card" method="post" action={ "/runs/" (run.id) "/undo" } {
+                    (token(&visitor))
+                    span { "What it wrote can be put back, on both sides; what was changed since stays." }
+                    button { "Undo this run" }
+                }
+            }
+            p { a href={ "/dead-letters?sync=" (in_path(&run.sync)) } { "Dead letters" } " \u{b7} " a href={ "/conflicts?sync=" (in_path(&run.sync)) } { "conflicts" } " of this sync" }
             dl class="numbers card" {
                 @for name in ["read", "created", "updated", "unchanged", "deleted", "dead", "parked", "released", "warnings"] {
                     div { dt { (name) } dd class=[(name == "dead" && count(&counts[name]) > 0).then_some("bad")] { (count(&counts[name])) } }
@@ -359,6 +402,25 @@ pub(super) async fn run(State(api): State<Arc<Api>>, Extension(visitor): Looking
             (audit_rows(&audit))
         };
         Ok(page(&format!("Run {id}"), Some(&visitor), "", run.ended.is_none(), &body))
+    })
+    .await
+}
+
+pub(super) async fn undo(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Path(id): Path<i64>,
+    Form(form): Form<Act>,
+) -> Shown {
+    may(&visitor, &form.csrf, Role::Operator)?;
+    page_of(move || {
+        let undone = crate::api::undo(&api, id, &visitor.name)?;
+        let body = html! {
+            h1 { "Run " (id) " is undone" }
+            p role="status" { (undone) "." }
+            p { a href={ "/runs/" (id) } { "Back to the run" } }
+        };
+        Ok(page("Undone", Some(&visitor), "", false, &body))
     })
     .await
 }

@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 /// Memory for pages, in KB: keys of links come in no order, and each of them touches a page of its own.
-const CACHE_KB: u32 = 32_768;
+const CACHE_KB: u32 = 24_576;
 /// The same for work in small steps, which touches few records at a time and adds to what was: more would fill with pages
 /// that nobody reads again.
 const SMALL_CACHE_KB: u32 = 8_192;

@@ -128,9 +128,24 @@ pub(crate) fn run(race: &Race<'_>, runners: &[Runner<'_>]) -> Result<bool, Faile
     let Race { title, file, rows, rounds, goals, folder, .. } = *race;
     let mut forecast = None;
     let mut runs: Vec<Vec<Cost>> = vec![Vec::new(); runners.len()];
+    let mut out: Vec<usize> = Vec::new();
     for round in 0..rounds {
         for (at, runner) in runners.iter().enumerate() {
-            let run = cost((runner.command)()?, race.calls).map_err(|error| format!("{}: {error}", runner.name))?;
+            if out.contains(&at) {
+                continue;
+            }
+            let run = match cost((runner.command)()?, race.calls) {
+                Ok(run) => run,
+                // One that can't do it at this size is out, and that is told.
+                Err(error) if runner.role == Role::Peer => {
+                    let why = error.to_string();
+                    let why = why.lines().find(|line| line.contains("Error")).or_else(|| why.lines().next());
+                    eprintln!("round {}, {} is out: {}", round + 1, runner.name, why.unwrap_or_default());
+                    out.push(at);
+                    continue;
+                }
+                Err(error) => return Err(format!("{}: {error}", runner.name).into()),
+            };
             if let (Role::Ours, Some(told)) = (runner.role, race.forecast) {
                 let [foreseen, spent] = told()?;
                 forecast = Some(foreseen as f64 / spent as f64);
@@ -143,7 +158,8 @@ pub(crate) fn run(race: &Race<'_>, runners: &[Runner<'_>]) -> Result<bool, Faile
             runs[at].push(run);
         }
     }
-    let results: Vec<Placed> = runners.iter().zip(runs).map(|(runner, runs)| summed(runner, runs)).collect();
+    let raced = runners.iter().zip(runs).enumerate().filter(|(at, _)| !out.contains(at));
+    let results: Vec<Placed> = raced.map(|(_, (runner, runs))| summed(runner, runs)).collect();
     let ratios = Ratios { forecast, ..ratios(&results) };
     println!("{}", table(title, rows, rounds, &results));
     let mut good = true;

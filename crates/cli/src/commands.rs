@@ -302,10 +302,6 @@ pub(crate) async fn pilot(
     as_json: bool,
 ) -> Result<(), Failure> {
     let syncs = project.syncs(names)?;
-    if let Some(sync) = syncs.iter().find(|sync| sync.two_way.is_some()) {
-        let text = format!("{} goes both ways, and a pilot one way: narrow its mapping by `where` instead", sync.name);
-        return Err(Failure::new(Class::Mapping, text));
-    }
     let options = Options { pilot: Some(pilot), force, stop: stop_on_interrupt(), ..Options::default() };
     run_all(project, &syncs, &options, as_json).await
 }

@@ -214,14 +214,11 @@ async fn asked(project: &Project, name: &str) -> Result<Answer, Failure> {
                 continue;
             }
             let known = answered.mapped.iter().position(|known| known.name == *entity);
-            let at = match known {
-                Some(at) => at,
-                None => {
-                    let described = endpoint.describe(entity).await.map_err(|error| Failure::from(error).text);
-                    answered.mapped.push(MappedEntity { entity: described, name: entity.clone(), syncs: Vec::new() });
-                    answered.mapped.len() - 1
-                }
-            };
+            let at = known.unwrap_or(answered.mapped.len());
+            if known.is_none() {
+                let described = endpoint.describe(entity).await.map_err(|error| Failure::from(error).text);
+                answered.mapped.push(MappedEntity { entity: described, name: entity.clone(), syncs: Vec::new() });
+            }
             let drift = match &answered.mapped[at].entity {
                 Ok(entity) => engine::drift(&sync, side, &*endpoint, entity, &project.store).await,
                 Err(_) => Ok(Vec::new()),

@@ -10,11 +10,12 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::ConfigVerifierExt as _;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer};
 
 /// Whether a connection is encrypted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum Tls {
     /// Always, except to this very machine.
     #[default]
@@ -23,6 +24,36 @@ pub enum Tls {
     Require,
     /// Never: only for networks that nobody else can listen to.
     Off,
+}
+
+impl<'d> Deserialize<'d> for Tls {
+    fn deserialize<D: Deserializer<'d>>(value: D) -> std::result::Result<Self, D::Error> {
+        value.deserialize_any(Word)
+    }
+}
+
+/// Reads it. YAML takes the word `off` for a boolean.
+struct Word;
+
+impl Visitor<'_> for Word {
+    type Value = Tls;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("remote, require or off")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, word: &str) -> std::result::Result<Tls, E> {
+        match word {
+            "remote" => Ok(Tls::Remote),
+            "require" => Ok(Tls::Require),
+            "off" => Ok(Tls::Off),
+            _ => Err(E::invalid_value(serde::de::Unexpected::Str(word), &self)),
+        }
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, on: bool) -> std::result::Result<Tls, E> {
+        Ok(if on { Tls::Require } else { Tls::Off })
+    }
 }
 
 impl Tls {

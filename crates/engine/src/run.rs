@@ -29,7 +29,7 @@ pub struct Options {
     pub replay: Replay,
     /// Goes on where a brake of a two-way sync, or a drift, would stop it.
     pub force: bool,
-    /// Writes a first slice only, of a sync that goes one way.
+    /// Writes a first slice only.
     pub pilot: Option<Pilot>,
     /// The pause before a write that failed for the moment is tried again; it doubles each time.
     pub backoff: Duration,
@@ -72,13 +72,24 @@ impl Replay {
     }
 }
 
-/// A first slice: records that are written before the rest, to see whether a mapping is right. The checkpoint stays where it is.
+/// A first slice: records that are written before the rest, to see whether a mapping is right. The checkpoint stays where it is. Of a
+/// two-way sync these are records of each side, or, where a condition is given, those of Salesforce.
 #[derive(Debug, Clone, Default)]
 pub struct Pilot {
     /// Most records; all if it is not given.
     pub rows: Option<u64>,
     /// A condition besides that of the mapping, in the source's language.
     pub filter: Option<String>,
+}
+
+impl Pilot {
+    /// Returns a condition of the mapping with that of the slice.
+    pub(crate) fn narrowed(&self, own: Option<String>) -> Option<String> {
+        match (own, &self.filter) {
+            (Some(own), Some(more)) => Some(format!("({own}) AND ({more})")),
+            (own, more) => own.or_else(|| more.clone()),
+        }
+    }
 }
 
 /// Begins a run, and names it in all that is logged of it.
@@ -259,10 +270,7 @@ impl Running<'_> {
     /// Writes the first slice of what a full run would.
     async fn pilot(&mut self, pilot: &Pilot) -> Result<(), Error> {
         let mut read = read(&self.prepared, self.sync, None);
-        read.filter = match (read.filter, &pilot.filter) {
-            (Some(own), Some(more)) => Some(format!("({own}) AND ({more})")),
-            (own, more) => own.or_else(|| more.clone()),
-        };
+        read.filter = pilot.narrowed(read.filter);
         self.report.pilot = true;
         let most = pilot.rows.unwrap_or(u64::MAX);
         let before = self.source.count(&read).await?.min(most);

@@ -13,6 +13,8 @@ use crate::{Result, Store};
 
 /// A session that nobody used for so long is over.
 const IDLE: TimeDelta = TimeDelta::hours(8);
+/// A session is over after so long, used or not: what somebody may do may have changed since.
+const LONGEST: TimeDelta = TimeDelta::hours(24);
 /// How exactly it is known when one was used last: looking at a page is no reason to write each time.
 const NOTED: TimeDelta = TimeDelta::minutes(5);
 /// Most sessions; the one unused for longest goes for a new one.
@@ -62,9 +64,9 @@ impl Store {
     pub fn session(&self, secret: &str, now: DateTime<Utc>) -> Result<Option<Session>> {
         let hash = hash_of(secret);
         self.with(|db| {
-            let sql = "SELECT name, role, token, began, used FROM session WHERE hash = ?1 AND used > ?2";
-            let found =
-                db.prepare_cached(sql)?.query_row(params![hash, (now - IDLE).to_rfc3339()], session).optional()?;
+            let sql = "SELECT name, role, token, began, used FROM session WHERE hash = ?1 AND used > ?2 AND began > ?3";
+            let since = [IDLE, LONGEST].map(|span| (now - span).to_rfc3339());
+            let found = db.prepare_cached(sql)?.query_row(params![hash, since[0], since[1]], session).optional()?;
             if found.as_ref().is_some_and(|session| session.used < (now - NOTED).to_rfc3339()) {
                 db.execute("UPDATE session SET used = ?2 WHERE hash = ?1", params![hash, now.to_rfc3339()])?;
             }
@@ -80,8 +82,10 @@ impl Store {
     /// Returns who is signed in, the last used first.
     pub fn sessions(&self, now: DateTime<Utc>) -> Result<Vec<Session>> {
         self.with(|db| {
-            let sql = "SELECT name, role, token, began, used FROM session WHERE used > ?1 ORDER BY used DESC";
-            db.prepare_cached(sql)?.query_map([(now - IDLE).to_rfc3339()], session)?.collect()
+            let sql =
+                "SELECT name, role, token, began, used FROM session WHERE used > ?1 AND began > ?2 ORDER BY used DESC";
+            let since = [IDLE, LONGEST].map(|span| (now - span).to_rfc3339());
+            db.prepare_cached(sql)?.query_map(since, session)?.collect()
         })
     }
 }
@@ -115,6 +119,9 @@ mod tests {
         assert!(store.session("s3cret", later).unwrap().is_some());
         assert!(store.session("s3cret", later + TimeDelta::hours(7)).unwrap().is_some());
         assert!(store.session("s3cret", later + TimeDelta::hours(16)).unwrap().is_none());
+        // A day is the most, however often it is used.
+        assert!(store.session("s3cret", later + TimeDelta::hours(14)).unwrap().is_some());
+        assert!(store.session("s3cret", later + TimeDelta::hours(18)).unwrap().is_none());
         assert_eq!(store.sessions(now).unwrap().len(), 1);
         store.end_session("s3cret").unwrap();
         assert!(store.session("s3cret", now).unwrap().is_none());

@@ -1,6 +1,6 @@
 //! Versions, environments, first slices and drift as a user sees them.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bench::{Bench, Failed};
 
@@ -117,4 +117,30 @@ async fn drift_stops_a_sync_that_wants_it_and_missing_columns_are_added() -> Res
     bench
         .expect(&["check"], 4, &["the sync orders_in: `drift: add_columns` is for syncs with direction: to_external"])
         .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_slice_of_a_two_way_sync_is_merged_and_the_rest_comes_with_the_next_run() -> Result<(), Failed> {
+    let bench = crate::two_way::bench("").await?;
+    let client = bench.client()?;
+    for at in 1..=4 {
+        client.create("Account", &json!({"Name": format!("Org {at}"), "Customer_No__c": format!("S-{at}")})).await?;
+    }
+    let erp = bench.erp()?;
+    erp.execute_batch("INSERT INTO customers (id, name) VALUES ('E-1', 'Erp 1'), ('E-2', 'Erp 2'), ('E-3', 'Erp 3')")?;
+    let counts =
+        || -> Result<i64, Failed> { Ok(erp.query_row("SELECT count(*) FROM customers", [], |row| row.get(0))?) };
+    bench.expect(&["run", "--pilot", "2"], 0, &["both (pilot): 4 read, 4 created", "no row missing"]).await?;
+    assert_eq!((counts()?, client.count("SELECT COUNT() FROM Account", false).await?), (5, 6));
+    bench.expect(&["run", "--where", "Name = 'Org 4'"], 0, &["both (pilot): 1 read, 1 created"]).await?;
+    assert_eq!(crate::two_way::text(&erp, "name", "S-4")?.as_deref(), Some("Org 4"));
+    // It was a run: it can be undone, and the next one makes the rest.
+    bench.expect(&["undo", "2"], 0, &["1 taken away"]).await?;
+    assert_eq!(counts()?, 5);
+    bench.expect(&["run", "--full"], 0, &["no row missing"]).await?;
+    assert_eq!(client.count("SELECT COUNT() FROM Account", false).await?, 7);
+    let report: Value = serde_json::from_slice(&bench.call(&["run", "--json"]).await?.stdout)?;
+    let (foreseen, spent) = (report["calls_forecast"].as_u64(), report["calls"].as_u64());
+    assert!(foreseen > Some(0) && foreseen <= spent.map(|spent| 2 * spent), "{report}");
+    Ok(())
 }

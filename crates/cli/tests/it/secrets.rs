@@ -26,6 +26,8 @@ fn planted() -> BTreeMap<&'static str, String> {
         "chat",
         "desk",
         "mail",
+        "otlp",
+        "oidc",
     ];
     names.into_iter().enumerate().map(|(at, name)| (name, format!("pl4nted{at:02}{name}Zq"))).collect()
 }
@@ -42,6 +44,10 @@ const CONNECTIONS: &str = r#"
   jwt: { kind: salesforce, url: "http://127.0.0.1:9", auth: { grant: jwt_bearer, client_id: c, username: u, private_key: "${file:jwt}" } }
   refresh: { kind: salesforce, url: "http://127.0.0.1:9", auth: { grant: refresh_token, client_id: c, refresh_token: "${file:refresh}" } }
   token: { kind: salesforce, url: "SANDBOX", auth: { grant: access_token, access_token: "${file:token}" } }
+"#;
+
+const OIDC: &str = r#"
+oidc: { issuer: "http://127.0.0.1:9", client_id: c, client_secret: "${file:oidc}", roles: { viewer: [x] } }
 "#;
 
 const ALERTS: &str = r#"
@@ -121,15 +127,25 @@ async fn no_secret_comes_out_anywhere() -> Result<(), Failed> {
         vec!["schema"],
     ]);
     let mut failed = 0;
+    let (collector, mut traces) = crate::telemetry::collector().await?;
+    let key = format!("x-key={}", planted()["otlp"]);
     for call in calls {
         let mut command = bench.command(&call);
         command.env("BRIDGEHEAD_LOG", "trace");
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector).env("OTEL_EXPORTER_OTLP_HEADERS", &key);
         let output = tokio::task::spawn_blocking(move || command.output()).await??;
         failed += usize::from(!output.status.success());
         said.push((format!("{call:?}, stdout"), output.stdout));
         said.push((format!("{call:?}, stderr"), output.stderr));
     }
-    assert!(failed >= 15, "systems that are not there were asked: {failed}");
+    assert!(failed >= 14, "systems that are not there were asked: {failed}");
+    traces.close();
+    let before = said.len();
+    while let Some((sent, trace)) = traces.recv().await {
+        assert_eq!(sent, planted()["otlp"], "it was used");
+        said.push(("a trace".to_owned(), trace));
+    }
+    assert!(said.len() > before, "it traces");
     let mut served = Served::logging(&bench, "trace")?;
     served.call("POST", "/api/v1/syncs/lost/run", None).await?;
     served.until("/api/v1/alerts", |answer| !answer["alerts"].as_array().is_none_or(Vec::is_empty)).await?;
@@ -144,11 +160,16 @@ async fn no_secret_comes_out_anywhere() -> Result<(), Failed> {
         "/connections",
         "/versions",
         "/audit",
+        "/settings",
+        "/mappings",
+        "/mappings/lost",
         "/syncs/lost",
         "/runs/1",
         "/console.js",
     ];
-    let paths: Vec<String> = paths.map(|(path, _)| path.replace("{id}", "1").replace("{sync}", "lost")).collect();
+    let paths: Vec<String> = paths
+        .map(|(path, _)| path.replace("{id}", "1").replace("{sync}", "lost").replace("{mapping}", "lost"))
+        .collect();
     for path in paths.iter().map(String::as_str).chain(pages) {
         let answer = served.http.get(format!("{}{path}", served.url)).send().await?;
         said.push((format!("{path}, headers"), format!("{:?}", answer.headers()).into_bytes()));
@@ -163,6 +184,18 @@ async fn no_secret_comes_out_anywhere() -> Result<(), Failed> {
     let errors: Vec<String> = served.errors.iter().collect();
     assert!(errors.len() > 20, "it logs: {errors:?}");
     said.push(("the log of serve".to_owned(), errors.join("\n").into_bytes()));
+    // A provider that is away, and one who comes back from nowhere.
+    let config = std::fs::read_to_string(bench.path("bridgehead.yaml"))?;
+    std::fs::write(bench.path("bridgehead.yaml"), config + OIDC)?;
+    let mut served = Served::logging(&bench, "trace")?;
+    for path in ["/sign-in", "/sign-in/oidc", "/sign-in/oidc/callback?state=s&code=c", "/api/v1/syncs"] {
+        let answer = served.http.get(format!("{}{path}", served.url)).send().await?;
+        said.push((path.to_owned(), answer.bytes().await?.to_vec()));
+    }
+    served.child.kill()?;
+    let errors: Vec<String> = served.errors.iter().collect();
+    assert!(errors.iter().any(|line| line.contains("could not sign in")), "{errors:?}");
+    said.push(("the log of sign-ins".to_owned(), errors.join("\n").into_bytes()));
     files(&bench.path("."), &mut said)?;
     let mut secrets: Vec<String> = planted().into_values().collect();
     secrets.push("sandbox-secret".to_owned());

@@ -184,7 +184,8 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
     // Each route, with the least role that may call it, and what is answered then.
     let why = || Some(json!({"why": "w"}));
     let winner = || Some(json!({"winner": "external"}));
-    let routes: [(&str, &str, Option<Value>, usize, u16); 26] = [
+    let text = || Some(json!({"text": ""}));
+    let routes: [(&str, &str, Option<Value>, usize, u16); 35] = [
         ("GET", "/api/v1/streams", None, 0, 200),
         ("GET", "/api/v1/syncs", None, 0, 200),
         ("GET", "/api/v1/syncs/orders_in", None, 0, 200),
@@ -200,6 +201,15 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
         ("GET", "/api/v1/records?key=x", None, 0, 200),
         ("GET", "/api/v1/connections", None, 0, 200),
         ("GET", "/api/v1/mappings", None, 0, 200),
+        ("GET", "/api/v1/mappings/orders", None, 0, 200),
+        ("POST", "/api/v1/mappings/orders/try", text(), 1, 422),
+        ("POST", "/api/v1/mappings/orders/keep", Some(json!({"text": "", "reason": "r"})), 2, 422),
+        ("GET", "/api/v1/budgets", None, 0, 200),
+        ("GET", "/api/v1/reconciliations/7", None, 0, 404),
+        ("POST", "/api/v1/runs/7/undo", None, 1, 404),
+        ("POST", "/api/v1/versions/7/promote", Some(json!({"reason": "r"})), 2, 404),
+        ("POST", "/api/v1/tokens", Some(json!({"name": "n", "role": "viewer", "days": 0})), 2, 422),
+        ("GET", "/api/v1/sessions", None, 2, 200),
         ("POST", "/api/v1/dead-letters/7/replay", None, 1, 404),
         ("GET", "/api/v1/versions", None, 0, 200),
         ("GET", "/api/v1/versions/7", None, 0, 404),
@@ -213,6 +223,7 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
         ("DELETE", "/api/v1/tokens/77", None, 2, 404),
     ];
     let tokens = [&viewer, &operator, &admin];
+    let listed = routes.clone();
     for (method, path, body, least, wanted) in routes {
         served.token = None;
         assert_eq!(served.call(method, path, body.clone()).await?.0, 401, "{path}");
@@ -250,7 +261,7 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
     for (path, methods) in told["paths"].as_object().into_iter().flatten() {
         for (method, call) in methods.as_object().into_iter().flatten() {
             for part in ["1", "\u{e9}%2F", "..", "-9223372036854775808"] {
-                let path = path.replace("{id}", part).replace("{sync}", part);
+                let path = path.replace("{id}", part).replace("{sync}", part).replace("{mapping}", part);
                 let body = call.get("requestBody").map(|_| json!({"why": 1, "winner": null}));
                 let (status, answer) = served.call(&method.to_uppercase(), &path, body).await?;
                 // What is no part of a path leads to another.
@@ -260,7 +271,21 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
             }
         }
     }
-    assert!(calls >= 29 * 4, "{calls}");
+    assert!(calls >= 38 * 4, "{calls}");
+    // The list above has them all.
+    let parts =
+        |path: &str| path.split('?').next().unwrap_or_default().split('/').map(str::to_owned).collect::<Vec<_>>();
+    for (path, methods) in told["paths"].as_object().into_iter().flatten() {
+        for method in methods.as_object().into_iter().flatten().map(|(method, _)| method.to_uppercase()) {
+            let like = |(of, tried, ..): &(&str, &str, Option<Value>, usize, u16)| {
+                let (tried, told) = (parts(tried), parts(path));
+                let same = |(tried, told): (&String, &String)| tried == told || told.starts_with('{');
+                *of == method && tried.len() == told.len() && tried.iter().zip(&told).all(same)
+            };
+            let open = ["/health", "/ready", "/api/v1/openapi.json"].contains(&path.as_str());
+            assert!(open || listed.iter().any(like), "{method} {path} is not tried without a token");
+        }
+    }
     let forged = served.http.post(format!("{}/api/v1/syncs/orders_in/run", served.url));
     let forged =
         forged.bearer_auth(served.token.as_deref().unwrap_or_default()).header("origin", "http://evil.example");

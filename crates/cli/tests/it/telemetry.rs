@@ -14,7 +14,7 @@ use crate::bench::{Bench, Failed};
 const VALUE: &str = "Kirschallee 7";
 
 /// A place that takes traces: its address, and what came.
-async fn collector() -> Result<(String, UnboundedReceiver<(String, Vec<u8>)>), Failed> {
+pub(crate) async fn collector() -> Result<(String, UnboundedReceiver<(String, Vec<u8>)>), Failed> {
     let (sender, traces) = tokio::sync::mpsc::unbounded_channel();
     let take = move |headers: axum::http::HeaderMap, body: axum::body::Bytes| {
         let key = headers.get("x-key").and_then(|key| key.to_str().ok()).unwrap_or_default().to_owned();

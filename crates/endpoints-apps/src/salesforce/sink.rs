@@ -60,8 +60,8 @@ impl Sink for Org {
         } else if rows < self.bulk_rows {
             rows.div_ceil(collections::MAX_RECORDS as u64)
         } else {
-            // Create, upload, close, some questions, two files of results; 50,000 rows a job.
-            rows.div_ceil(50_000) * 10
+            // Create, upload, close, seven questions, two files of results; 50,000 rows a job.
+            rows.div_ceil(50_000) * 12
         }
     }
 }

@@ -11,6 +11,7 @@ mod merges;
 mod pair;
 mod settle;
 mod similar;
+mod slice;
 mod undo;
 mod write;
 
@@ -27,6 +28,7 @@ use state::{Checkpoint, Link, Owner, Store};
 
 pub use self::capture::capture_of;
 pub use self::follow::follow_pairs;
+pub(crate) use self::slice::repair_pairs;
 
 use self::base::Layouts;
 use self::keys::Candidates;
@@ -305,6 +307,7 @@ pub async fn run_pairs(
     let drift = prepared.drift(sync, store)?;
     let mut report = Report { run: begin_run(store, sync)?, drift, version: sync.version, ..Report::default() };
     report.lineage = SIDES.into_iter().flat_map(|side| prepared.plan.from(side).lineage()).collect();
+    report.calls_forecast = ends[0].calls() + ends[1].calls() - calls;
     let result = if sync.drift == Drift::Stop && !report.drift.is_empty() && !options.force {
         Err(Error::Drift { sync: sync.name.clone(), what: report.drift.clone() })
     } else {
@@ -394,31 +397,6 @@ pub async fn undo_pairs(
     end(sync, None, store, report, result)
 }
 
-/// Settles the pairs of these records, each named by the key of its side, and nothing else.
-#[tracing::instrument(name = "repair", level = "error", skip_all, fields(sync = sync.name, run))]
-pub(crate) async fn repair_pairs(
-    sync: &Sync,
-    ends: [&dyn Endpoint; 2],
-    store: &Store,
-    parents: Parents<'_>,
-    options: &Options,
-    records: HashSet<(Side, String)>,
-) -> Result<Report, Error> {
-    let _lock = store.lock(&sync.name)?;
-    let calls = ends[0].calls() + ends[1].calls();
-    let prepared = ready(sync, ends, store, parents).await?;
-    let begun = begin_run(store, sync)?;
-    let mut report = Report { run: begun, sync: sync.name.clone(), repairs: true, ..Report::default() };
-    report.counts.read = records.len() as u64;
-    let result = match Pairing::new(sync, &prepared, ends, store, options, &|_| {}, &mut report, None) {
-        Ok(mut pairing) => pairing.repair(records).await,
-        Err(error) => Err(error),
-    };
-    (report.conflicts, report.held) = store.count_conflicts(&sync.name, report.run)?;
-    report.calls = ends[0].calls() + ends[1].calls() - calls;
-    end(sync, Some(&prepared), store, report, result)
-}
-
 /// Runs a two-way sync that was checked before; `report` has the number of the run and is filled.
 ///
 /// # Errors
@@ -435,7 +413,10 @@ pub async fn run_prepared(
 ) -> Result<(), Error> {
     report.sync.clone_from(&sync.name);
     let mut pairing = Pairing::new(sync, prepared, ends, store, options, progress, report, None)?;
-    let result = pairing.whole().await;
+    let result = match &options.pilot {
+        Some(pilot) => pairing.pilot(pilot).await,
+        None => pairing.whole().await,
+    };
     (report.conflicts, report.held) = store.count_conflicts(&sync.name, report.run)?;
     report.counts.parked = store.count_dead_letters(Some(&sync.name))?.1;
     result
@@ -602,7 +583,12 @@ impl Pairing<'_> {
         Owner { sync: &self.sync.name, mapping: &self.sync.definition.mapping, source, run: self.report.run }
     }
 
+    fn calls(&self) -> u64 {
+        self.ends.iter().map(|end| end.calls()).sum()
+    }
+
     async fn whole(&mut self) -> Result<(), Error> {
+        let before = self.calls();
         let mut ends = Vec::new();
         for side in [Side::Salesforce, Side::External] {
             let until = self.end(side).now(self.entity(side)).await?;
@@ -610,6 +596,7 @@ impl Pairing<'_> {
             ends.push((side, until, checkpoint));
         }
         self.compare_clocks().await?;
+        self.report.calls_forecast += self.calls() - before;
         for revisit in self.store.revisits(&self.sync.name, true)? {
             if revisit.soon || self.options.replay.any() {
                 self.moved.insert((revisit.side, revisit.key.clone()));
@@ -626,7 +613,13 @@ impl Pairing<'_> {
                 self.merged_since = window.as_ref().and_then(|window| window.since.clone());
                 self.follow_merges(window.clone()).await?;
             }
-            self.report.receipt.source.0 += self.end(*side).count(&self.reading(*side, window.clone())).await?;
+            let asked = self.calls();
+            let count = self.end(*side).count(&self.reading(*side, window.clone())).await?;
+            self.report.receipt.source.0 += count;
+            // The count is asked for once more behind the read.
+            let asked = self.calls() - asked;
+            self.report.calls_forecast +=
+                2 * asked + self.end(*side).forecast_read_calls(count) + self.end(side.other()).forecast_calls(count);
             self.read(*side, window.clone(), until.as_deref()).await?;
             self.refresh(*side, window.clone(), until.as_deref(), checkpoint).await?;
             // A record that waits for its key must have it before its counterpart is taken for one that has none.
@@ -648,20 +641,6 @@ impl Pairing<'_> {
             self.store.set_checkpoint(&checkpoint_name(self.sync, side), &checkpoint)?;
         }
         Ok(())
-    }
-
-    /// Looks at some records, whatever windows say, and leaves to the next run what is on the move.
-    async fn repair(&mut self, records: HashSet<(Side, String)>) -> Result<(), Error> {
-        self.compare_clocks().await?;
-        for revisit in self.store.revisits(&self.sync.name, true)? {
-            self.waiting.insert((revisit.side, revisit.key));
-        }
-        self.moved.extend(records);
-        self.look_again().await?;
-        self.delete_gone().await?;
-        self.moved.extend(std::mem::take(&mut self.incomplete));
-        self.look_again().await?;
-        self.leave_for_later()
     }
 
     /// Returns the window of a side; `None` where everything is to be read.

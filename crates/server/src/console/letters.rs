@@ -17,7 +17,7 @@ use crate::api::{Api, blocking};
 use crate::problem::{Answered, Problem};
 
 /// What a form sends: names and values, some more than once.
-type Fields = Form<Vec<(String, String)>>;
+pub(super) type Fields = Form<Vec<(String, String)>>;
 
 fn state(letter: &DeadLetter) -> Markup {
     html! {
@@ -151,7 +151,7 @@ pub(super) async fn letter(State(api): State<Arc<Api>>, Extension(visitor): Look
     .await
 }
 
-fn one<'f>(form: &'f [(String, String)], name: &str) -> &'f str {
+pub(super) fn one<'f>(form: &'f [(String, String)], name: &str) -> &'f str {
     form.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).unwrap_or_default()
 }
 

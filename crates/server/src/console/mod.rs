@@ -3,6 +3,7 @@
 
 mod alerts;
 mod comparison;
+mod conflicts;
 mod connections;
 mod letters;
 mod mappings;
@@ -68,8 +69,9 @@ pub(crate) fn router(api: &Arc<Api>) -> Router<Arc<Api>> {
         .route("/settings", get(settings::settings))
         .route("/settings/tokens", post(settings::make))
         .route("/settings/tokens/{id}/revoke", post(settings::revoke))
-        .route("/conflicts", get(pages::conflicts))
-        .route("/conflicts/{id}/resolve", post(pages::resolve))
+        .route("/conflicts", get(conflicts::conflicts))
+        .route("/conflicts/chosen", post(conflicts::chosen))
+        .route("/conflicts/{id}/resolve", post(conflicts::resolve))
         .route("/alerts", get(alerts::alerts))
         .route("/runbooks/{name}", get(alerts::runbook))
         .route("/versions", get(versions::versions))

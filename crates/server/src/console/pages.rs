@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Form, Path, Query, State};
-use axum::http::StatusCode;
 use axum::response::{Html, Redirect};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -475,80 +474,6 @@ pub(super) fn filter(part: &Part, name: &str) -> Markup {
 pub(super) fn next(name: &str, part: &Part, which: &str, last: Option<i64>, full: bool) -> Markup {
     let sync = part.sync.as_ref().map(|sync| format!("&sync={}", in_path(sync))).unwrap_or_default();
     html! { @if let Some(last) = last.filter(|_| full) { p { a href={ (name) "?" (which) "=" (last) (sync) } { "More" } } } }
-}
-
-/// What a form about one entry sends.
-#[derive(Deserialize)]
-pub(super) struct One {
-    csrf: String,
-    #[serde(default)]
-    winner: String,
-}
-
-pub(super) async fn conflicts(
-    State(api): State<Arc<Api>>,
-    Extension(visitor): Looking,
-    Query(part): Query<Part>,
-) -> Shown {
-    page_of(move || {
-        let held = api.store.conflicts(part.sync.as_deref(), Some("held"), part.after.unwrap_or_default(), PAGE)?;
-        let value = |text: &Option<String>| html! { @if let Some(text) = text { (text) } @else { span class="soft" { "empty" } } };
-        let body = html! {
-            h1 { "Conflicts" }
-            p class="soft" { "Both sides changed the same field, and the sync leaves it to people. The next run carries a decision out; nothing else of the record waits." }
-            (filter(&part, "/conflicts"))
-            @if held.is_empty() {
-                div class="card empty" { p { "\u{2713} Nothing waits for a decision." } p { "Syncs with " code { "conflicts: manual" } " ask here." } }
-            } @else {
-                div class="wide" tabindex="0" { table {
-                    thead { tr { th scope="col" { "Number" } th scope="col" { "Record" } th scope="col" { "Field" } th scope="col" { "Before" } th scope="col" { "Salesforce" } th scope="col" { "Outside" } th scope="col" { "Whose value stays?" } } }
-                    tbody { @for one in &held { tr {
-                        th scope="row" { (one.id) }
-                        td { a href={ "/records?q=" (in_path(&one.external)) } { code { (one.salesforce) } br; code { (one.external) } } br; a href={ "/syncs/" (in_path(&one.sync)) } { (one.sync) } }
-                        td { @if one.field.is_empty() { "the record: one side deleted it" } @else { (one.field) } }
-                        td class="free" { (value(&one.base)) }
-                        td class="free" { (value(&one.salesforce_value)) }
-                        td class="free" { (value(&one.external_value)) }
-                        td { @if visitor.role >= Role::Operator {
-                            form class="inline" method="post" action={ "/conflicts/" (one.id) "/resolve" } {
-                                (token(&visitor))
-                                button name="winner" value="salesforce" aria-label={ "Conflict " (one.id) ": Salesforce" } { "Salesforce" }
-                                button name="winner" value="external" aria-label={ "Conflict " (one.id) ": outside" } { "Outside" }
-                            }
-                        } }
-                    } } }
-                } }
-                (next("/conflicts", &part, "after", held.last().map(|one| one.id), held.len() == PAGE))
-            }
-        };
-        Ok(page("Conflicts", Some(&visitor), "/conflicts", true, &body))
-    })
-    .await
-}
-
-pub(super) async fn resolve(
-    State(api): State<Arc<Api>>,
-    Extension(visitor): Looking,
-    Path(id): Path<i64>,
-    Form(form): Form<One>,
-) -> Result<Redirect, Told> {
-    may(&visitor, &form.csrf, Role::Operator)?;
-    let winner = match form.winner.as_str() {
-        "salesforce" => model::Side::Salesforce,
-        "external" => model::Side::External,
-        _ => return Err(Told(Problem::new(StatusCode::BAD_REQUEST, "say whose value stays"))),
-    };
-    let done = blocking(move || {
-        // Whoever comes second is told, and overwrites nothing.
-        let known = api.store.conflict(id)?.ok_or_else(|| Problem::none(format!("there is no conflict {id}")))?;
-        if known.state != "held" || !api.store.acting_as(&visitor.name).resolve(id, winner)? {
-            let detail = format!("conflict {id} waits for nobody any more: it is {}", known.state);
-            return Err(Problem::new(StatusCode::CONFLICT, detail));
-        }
-        Ok(())
-    });
-    done.await.map_err(Told)?;
-    Ok(Redirect::to("/conflicts"))
 }
 
 fn audit_rows(entries: &[state::AuditEntry]) -> Markup {

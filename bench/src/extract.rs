@@ -208,9 +208,17 @@ pub(crate) fn run(wishes: &Wishes, folder: &Path) -> Result<bool, Failed> {
     let work = tempfile::tempdir()?;
     let org = Org::start(work.path(), &[(table.object, rows)], &[])?;
     let place = Place { table, into, folder: work.path(), org: &org, database: &database };
-    if into == Into::Upsert {
+    let in_database = matches!(into, Into::Postgres | Into::Upsert);
+    // In memory, where there is a place for that.
+    let shared = Path::new("/dev/shm");
+    let prepared = tempfile::NamedTempFile::new_in(if shared.is_dir() { shared } else { work.path() })?;
+    if in_database {
         database.sql(&table.create(false))?;
         said(&mut place.ours()?.command(&["run", "bench"])?)?;
+        let file = prepared.path().display();
+        database.sql(&format!("\\copy {} TO '{file}' WITH (FORMAT binary)", table.name))?;
+    }
+    if into == Into::Upsert {
         database.sql(&format!("DROP TABLE IF EXISTS bench_kept; ALTER TABLE {} RENAME TO bench_kept", table.name))?;
     }
     let fresh = |texts: bool, command: Command| {
@@ -225,7 +233,6 @@ pub(crate) fn run(wishes: &Wishes, folder: &Path) -> Result<bool, Failed> {
         let report = project.last()?;
         Ok::<u64, Failed>(report["counts"]["created"].as_u64().unwrap_or_default())
     };
-    let in_database = matches!(into, Into::Postgres | Into::Upsert);
     let mut runners = vec![
         Runner {
             name: "bridgehead run",
@@ -260,6 +267,20 @@ pub(crate) fn run(wishes: &Wishes, folder: &Path) -> Result<bool, Failed> {
             name: "psql COPY of these pages alone",
             role: Role::Limit,
             command: Box::new(|| fresh(true, place.script("copy"))),
+            rows: Box::new(there),
+        });
+        let (file, base) = (prepared.path().display().to_string(), &database);
+        runners.push(Runner {
+            name: "psql COPY of rows ready as binary",
+            role: Role::Limit,
+            command: Box::new(move || {
+                base.sql(&table.create(false))?;
+                base.settle()?;
+                let mut command = Command::new("psql");
+                command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", &base.0, "-c"]);
+                command.arg(format!("\\copy {} FROM '{file}' WITH (FORMAT binary)", table.name));
+                Ok(command)
+            }),
             rows: Box::new(there),
         });
         for (name, program, script) in [

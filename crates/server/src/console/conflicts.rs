@@ -31,13 +31,13 @@ fn rows(visitor: &Visitor, held: &[Conflict]) -> Markup {
     html! {
         div class="wide" tabindex="0" { table {
             thead { tr {
-                @if decides { th scope="col" { "Choose" } }
                 th scope="col" { "Number" } th scope="col" { "Record" } th scope="col" { "Field" } th scope="col" { "Before" }
-                th scope="col" { "Salesforce" } th scope="col" { "Outside" } @if decides { th scope="col" { "Whose value stays?" } }
+                th scope="col" { "Salesforce" } th scope="col" { "Outside" } @if decides { th scope="col" { "Whose stays?" } }
             } }
             tbody { @for one in held { tr {
-                @if decides { td { input type="checkbox" name="id" value=(one.id) aria-label={ "Conflict " (one.id) }; } }
-                th scope="row" { (one.id) }
+                th scope="row" {
+                    @if decides { label { input type="checkbox" name="id" value=(one.id); " " (one.id) } } @else { (one.id) }
+                }
                 td { a href={ "/records?q=" (in_path(&one.external)) } { code { (one.salesforce) } br; code { (one.external) } } br; a href={ "/syncs/" (in_path(&one.sync)) } { (one.sync) } }
                 td { @if one.field.is_empty() { "the record: one side deleted it" } @else { (one.field) } }
                 td class="free" { (value(&one.base)) }

@@ -66,10 +66,22 @@ fn line_of(message: &str) -> Option<u32> {
     message.split(':').skip(1).find_map(|part| part.parse().ok())
 }
 
+/// Characters of a value that are shown.
+const SHOWN: usize = 80;
+
+/// What would be written comes first: it is what one looks at while one types.
 fn records(preview: &Preview) -> Markup {
-    let cell = |value: &Option<String>| {
-        html! { @match value { Some(text) => { td class="free" { (text) } } None => { td class="soft" { "empty" } } } }
+    let cell = |value: &Option<String>, begins: bool| {
+        let class = if begins { "free made" } else { "free" };
+        html! { @match value {
+            Some(text) if text.chars().count() > SHOWN => td class=(class) {
+                (text.chars().take(SHOWN).collect::<String>()) "\u{2026} " span class="soft" { "(" (text.chars().count()) " characters)" }
+            },
+            Some(text) => td class=(class) { (text) },
+            None => td class=(class) { span class="soft" { "empty" } },
+        } }
     };
+    let made = preview.target.len().max(1);
     html! {
         @if preview.records.is_empty() {
             p class="soft" { "There are no records to show." }
@@ -77,19 +89,21 @@ fn records(preview: &Preview) -> Markup {
             div class="wide" tabindex="0" { table {
                 thead {
                     tr {
-                        th scope="colgroup" colspan=(preview.source.len()) { "Read from " (side_name(preview.from)) }
-                        th scope="colgroup" colspan=(preview.target.len().max(1)) class="made" { "Would be written" }
+                        th scope="colgroup" colspan=(made) { "Would be written" }
+                        th scope="colgroup" colspan=(preview.source.len()) class="made" { "Read from " (side_name(preview.from)) }
                     }
-                    tr { @for name in &preview.source { th scope="col" { (name) } }
-                        @if preview.target.is_empty() { th scope="col" class="made" {} }
-                        @for (at, name) in preview.target.iter().enumerate() { th scope="col" class=[(at == 0).then_some("made")] { (name) } } }
+                    tr {
+                        @if preview.target.is_empty() { td {} }
+                        @for name in &preview.target { th scope="col" { (name) } }
+                        @for (at, name) in preview.source.iter().enumerate() { th scope="col" class=[(at == 0).then_some("made")] { (name) } }
+                    }
                 }
                 tbody { @for Previewed { before, after } in &preview.records { tr {
-                    @for value in before { (cell(value)) }
                     @match after {
-                        Ok(values) => @for value in values { (cell(value)) },
-                        Err(why) => td class="bad free" colspan=(preview.target.len().max(1)) { "\u{2717} " (why) },
+                        Ok(values) => @for value in values { (cell(value, false)) },
+                        Err(why) => td class="bad free" colspan=(made) { "\u{2717} " (why) },
                     }
+                    @for (at, value) in before.iter().enumerate() { (cell(value, at == 0)) }
                 } } }
             } }
         }
@@ -113,7 +127,7 @@ fn shown(came: &Came) -> Markup {
             Ok(tried) => {
                 @if tried.is_empty() { p class="soft" { "No sync uses it yet." } }
                 @for Tried { sync, previews } in tried {
-                    @for preview in previews { h2 { "What " (sync) " would make of these" } (records(preview)) }
+                    @for preview in previews { h2 { "Sync " (sync) ", from " (side_name(preview.from)) } (records(preview)) }
                 }
             }
             Err(wrong) => ul class="plain" { @for message in wrong { li {

@@ -44,18 +44,35 @@ impl Budget {
 
 /// Budgets that were made not long ago.
 #[derive(Default)]
-pub(crate) struct Known(Mutex<Option<(Instant, Arc<Vec<Budget>>)>>);
+pub(crate) struct Known(Mutex<Kept>);
 
-/// Returns the budget of each org.
-pub(crate) fn budgets(api: &Api) -> Answered<Arc<Vec<Budget>>> {
-    let mut known = api.budgets.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((made, budgets)) = &*known
-        && made.elapsed() < GOOD
-    {
-        return Ok(Arc::clone(budgets));
+#[derive(Default)]
+struct Kept {
+    made: Option<(Instant, Arc<Vec<Budget>>)>,
+    /// True while somebody makes them anew.
+    making: bool,
+}
+
+/// Returns the budget of each org. What is old is made anew meanwhile: nobody who looks waits for it.
+pub(crate) fn budgets(api: &Arc<Api>) -> Answered<Arc<Vec<Budget>>> {
+    let mut kept = api.budgets.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((at, budgets)) = kept.made.clone() else {
+        drop(kept);
+        return renewed(api);
+    };
+    if at.elapsed() >= GOOD && !std::mem::replace(&mut kept.making, true) {
+        let api = Arc::clone(api);
+        tokio::task::spawn_blocking(move || renewed(&api).map(drop));
     }
-    let budgets = Arc::new(made(api, Utc::now())?);
-    *known = Some((Instant::now(), Arc::clone(&budgets)));
+    Ok(budgets)
+}
+
+fn renewed(api: &Api) -> Answered<Arc<Vec<Budget>>> {
+    let made = made(api, Utc::now()).map(Arc::new);
+    let mut kept = api.budgets.0.lock().unwrap_or_else(PoisonError::into_inner);
+    kept.making = false;
+    let budgets = made?;
+    kept.made = Some((Instant::now(), Arc::clone(&budgets)));
     Ok(budgets)
 }
 

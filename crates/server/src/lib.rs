@@ -83,12 +83,11 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let stop = CancellationToken::new();
-        let router = api::router(Arc::new(api::Api::new(
-            store,
-            scheduler,
-            address.ip().is_loopback(),
-            oidc.map(|oidc| oidc.at(address)),
-        )));
+        let oidc = oidc.map(|oidc| oidc.at(address));
+        let api = Arc::new(api::Api::new(store, scheduler, address.ip().is_loopback(), oidc));
+        let router = api::router(Arc::clone(&api));
+        // The first who looks does not wait for it.
+        tokio::task::spawn_blocking(move || budget::budgets(&api).map(drop));
         let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
         Ok(Self { address, stop, task: tokio::spawn(serving.into_future()) })
     }

@@ -188,7 +188,7 @@ impl Project {
     /// Returns what the newest run says of itself.
     pub(crate) fn last(&self) -> Result<Value, Failed> {
         let runs: Value = serde_json::from_str(&said(&mut self.command(&["runs", "--json"])?)?)?;
-        Ok(serde_json::from_str(runs[0]["body"].as_str().ok_or("no run")?)?)
+        runs.get(0).map(|run| run["report"].clone()).ok_or_else(|| "no run".into())
     }
 
     /// Returns the calls that the newest run forecast and spent.

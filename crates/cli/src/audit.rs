@@ -1,11 +1,13 @@
 //! `bridgehead audit`: what happened and who did it, and the proof that nothing of it was changed.
 
 use model::Class;
-use state::{Verdict, Wanted};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use state::AuditEntry;
 
 use crate::Failure;
-use crate::commands::{json, table};
-use crate::project::Project;
+use crate::commands::{json, moment, table};
+use crate::desk::{Desk, part};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Arguments {
@@ -22,7 +24,7 @@ pub(crate) enum Arguments {
         what: Option<String>,
         /// Most to list.
         #[arg(long, default_value_t = 50)]
-        limit: u32,
+        limit: usize,
         /// One JSON object per entry, instead of a table.
         #[arg(long)]
         json: bool,
@@ -47,20 +49,35 @@ pub(crate) enum Arguments {
     },
 }
 
-pub(crate) fn run(project: &Project, arguments: Arguments) -> Result<(), Failure> {
+pub(crate) async fn run(desk: &Desk, arguments: Arguments) -> Result<(), Failure> {
     match arguments {
         Arguments::List { sync, run, what, limit, json } => {
-            let wanted = Wanted { sync: sync.as_deref(), what: what.as_deref(), run };
-            list(project, wanted, limit, json)
+            let run = run.map(|run| run.to_string());
+            let query = [("sync", sync.as_deref()), ("what", what.as_deref()), ("run", run.as_deref())];
+            list(desk, &query, limit, json).await
         }
-        Arguments::Verify { head } => verify(project, head.as_deref()),
-        Arguments::Export { after } => export(project, after),
-        Arguments::Prune { before } => prune(project, &before),
+        Arguments::Verify { head } => verify(desk, head.as_deref()).await,
+        Arguments::Export { after } => export(desk, after).await,
+        Arguments::Prune { before } => prune(desk, &before).await,
     }
 }
 
-fn list(project: &Project, wanted: Wanted<'_>, limit: u32, as_json: bool) -> Result<(), Failure> {
-    let entries = project.store.audit_entries(wanted, i64::MAX, limit)?;
+/// An entry, as the admin API tells it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    id: i64,
+    at: String,
+    actor: String,
+    what: String,
+    sync: Option<String>,
+    run: Option<i64>,
+    /// More about it: an object.
+    more: Value,
+    hash: String,
+}
+
+async fn list(desk: &Desk, query: &[(&str, Option<&str>)], limit: usize, as_json: bool) -> Result<(), Failure> {
+    let entries: Vec<Entry> = desk.list("audit", "entries", query, limit).await?;
     if as_json {
         return entries.iter().try_for_each(json);
     }
@@ -71,62 +88,68 @@ fn list(project: &Project, wanted: Wanted<'_>, limit: u32, as_json: bool) -> Res
     let mut rows = table(&["number", "at", "who", "what", "sync", "run", "more"]);
     for entry in entries {
         let run = entry.run.map(|run| run.to_string()).unwrap_or_default();
-        let at = entry.at.get(..19).unwrap_or(&entry.at).replace('T', " ");
-        let more = if entry.body == "{}" { String::new() } else { entry.body };
+        let more =
+            if entry.more.as_object().is_none_or(Map::is_empty) { String::new() } else { entry.more.to_string() };
+        let at = moment(&entry.at);
         rows.add_row([entry.id.to_string(), at, entry.actor, entry.what, entry.sync.unwrap_or_default(), run, more]);
     }
     println!("{rows}");
     Ok(())
 }
 
-fn verify(project: &Project, head: Option<&str>) -> Result<(), Failure> {
-    let verified = match project.store.verify_audit()? {
-        Verdict::Whole(verified) => verified,
-        Verdict::Broken { id, what } => {
-            return Err(Failure::new(Class::Internal, format!("the audit chain is broken at entry {id}: {what}")));
-        }
-    };
-    if let Some(head) = head {
-        let mut after = 0;
-        let known = loop {
-            let page = project.store.audit_after(after)?;
-            let Some(last) = page.last() else { break verified.head == head };
-            if page.iter().any(|entry| entry.hash == head || entry.before == head) {
-                break true;
-            }
-            after = last.id;
-        };
-        if !known {
-            let text = format!("the audit chain is whole, and it is another one: no entry has the hash {head}");
-            return Err(Failure::new(Class::Internal, text));
-        }
+/// What came of a look at the whole chain.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Verified {
+    whole: bool,
+    /// Where it is broken, and what is wrong there.
+    entry: i64,
+    what: String,
+    entries: u64,
+    first: i64,
+    last: i64,
+    head: String,
+    /// Whether it has the hash that was asked for.
+    has_head: Option<bool>,
+}
+
+async fn verify(desk: &Desk, head: Option<&str>) -> Result<(), Failure> {
+    let broken = |text: String| Err(Failure::new(Class::Internal, text));
+    let query = head.map(|head| format!("?head={}", part(head))).unwrap_or_default();
+    let told: Verified = desk.get(&format!("audit/verify{query}")).await?;
+    if !told.whole {
+        return broken(format!("the audit chain is broken at entry {}: {}", told.entry, told.what));
+    }
+    if let (Some(head), Some(false)) = (head, told.has_head) {
+        return broken(format!("the audit chain is whole, and it is another one: no entry has the hash {head}"));
     }
     println!(
         "The audit chain is whole: {} entries, {} to {}. Its head is {}; keep it elsewhere, and `audit verify --head` tells \
          a chain that was made anew.",
-        verified.entries, verified.first, verified.last, verified.head
+        told.entries, told.first, told.last, told.head
     );
     Ok(())
 }
 
-fn export(project: &Project, mut after: i64) -> Result<(), Failure> {
+async fn export(desk: &Desk, mut after: i64) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Page {
+        entries: Vec<AuditEntry>,
+    }
     loop {
-        let page = project.store.audit_after(after)?;
-        let Some(last) = page.last() else { return Ok(()) };
+        let Page { entries } = desk.get(&format!("audit/export?after={after}")).await?;
+        let Some(last) = entries.last() else { return Ok(()) };
         after = last.id;
-        page.iter().try_for_each(json)?;
+        entries.iter().try_for_each(json)?;
     }
 }
 
-fn prune(project: &Project, before: &str) -> Result<(), Failure> {
-    let wrong = || {
-        Failure::new(Class::Mapping, format!("{before:?} is no date; write it as 2026-01-31 or 2026-01-31T12:00:00Z"))
-    };
-    let time = match chrono::NaiveDate::parse_from_str(before, "%Y-%m-%d") {
-        Ok(day) => day.and_time(chrono::NaiveTime::MIN).and_utc(),
-        Err(_) => chrono::DateTime::parse_from_rfc3339(before).map_err(|_| wrong())?.to_utc(),
-    };
-    let gone = project.store.prune_audit(&time.to_rfc3339())?;
-    println!("{gone} entries were removed; the chain says so, and with which hash they ended.");
+async fn prune(desk: &Desk, before: &str) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Pruned {
+        removed: u64,
+    }
+    let Pruned { removed } = desk.post("audit/prune", &serde_json::json!({"before": before})).await?;
+    println!("{removed} entries were removed; the chain says so, and with which hash they ended.");
     Ok(())
 }

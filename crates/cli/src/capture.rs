@@ -1,10 +1,11 @@
 //! `bridgehead capture`: how the changes of syncs are noted outside, and how to end that.
 
-use model::Class;
+use serde::Deserialize;
+use server::Capture;
 
 use crate::Failure;
-use crate::commands::{failure, json, table};
-use crate::project::Project;
+use crate::commands::{json, table};
+use crate::desk::{Desk, part};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Arguments {
@@ -22,54 +23,43 @@ pub(crate) enum Arguments {
     },
 }
 
-pub(crate) async fn run(project: &Project, arguments: Arguments) -> Result<(), Failure> {
+pub(crate) async fn run(desk: &Desk, arguments: Arguments) -> Result<(), Failure> {
     match arguments {
-        Arguments::List { json } => list(project, json).await,
-        Arguments::Drop { sync } => drop_one(project, &sync).await,
+        Arguments::List { json } => list(desk, json).await,
+        Arguments::Drop { sync } => drop_one(desk, &sync).await,
     }
 }
 
-async fn list(project: &Project, as_json: bool) -> Result<(), Failure> {
+async fn list(desk: &Desk, as_json: bool) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Captures {
+        captures: Vec<Capture>,
+    }
+    let Captures { captures } = desk.get("captures").await?;
+    if as_json {
+        return captures.iter().try_for_each(json);
+    }
+    if captures.is_empty() {
+        println!("No sync has `capture` in its mapping.");
+        return Ok(());
+    }
     let mut rows = table(&["sync", "noted by", "log kept", "trouble"]);
-    let mut failures = Vec::new();
-    for sync in project.syncs(&[])?.iter().filter(|sync| sync.definition.external.capture.is_some()) {
-        let external = project.endpoint(&sync.definition.external.connection)?;
-        let captured = match engine::capture_of(sync, &*external, &project.store, false).await {
-            Ok(captured) => captured,
-            Err(error) => {
-                failures.push(failure(project, sync, &error));
-                continue;
-            }
-        };
-        if as_json {
-            json(&serde_json::json!({"sync": sync.name, "capture": captured}))?;
-            continue;
-        }
-        let Some(captured) = captured else {
-            rows.add_row([&sync.name, "nothing yet: the first run makes it", "", ""]);
-            continue;
-        };
-        let kept = captured.kept_bytes.map(|bytes| indicatif::HumanBytes(bytes).to_string()).unwrap_or_default();
-        rows.add_row([&sync.name, &captured.name, &kept, captured.trouble.as_deref().unwrap_or("none")]);
+    for Capture { sync, name, kept_bytes, trouble } in captures {
+        let kept = kept_bytes.map(|bytes| indicatif::HumanBytes(bytes).to_string()).unwrap_or_default();
+        let trouble = trouble.unwrap_or_else(|| if name.is_some() { "none".to_owned() } else { String::new() });
+        let name = name.unwrap_or_else(|| "nothing yet: the first run makes it".to_owned());
+        rows.add_row([sync, name, kept, trouble]);
     }
-    if !as_json {
-        if rows.row_count() == 0 && failures.is_empty() {
-            println!("No sync has `capture` in its mapping.");
-        } else {
-            println!("{rows}");
-        }
-    }
-    Failure::all(failures)
+    println!("{rows}");
+    Ok(())
 }
 
-async fn drop_one(project: &Project, name: &str) -> Result<(), Failure> {
-    for sync in project.syncs(&[name.to_owned()])?.iter().filter(|sync| sync.name == name) {
-        let external = project.endpoint(&sync.definition.external.connection)?;
-        let dropped = engine::capture_of(sync, &*external, &project.store, true).await;
-        let dropped = dropped.map_err(|error| failure(project, sync, &error))?;
-        let dropped =
-            dropped.ok_or_else(|| Failure::new(Class::Mapping, format!("nothing notes the changes of {name}")))?;
-        println!("Removed {}. The next run of {name} makes it again, and reads everything.", dropped.name);
+async fn drop_one(desk: &Desk, sync: &str) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Dropped {
+        removed: String,
     }
+    let Dropped { removed } = desk.delete(&format!("captures/{}", part(sync))).await?;
+    println!("Removed {removed}. The next run of {sync} makes it again, and reads everything.");
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The commands that work on a project.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,10 +10,12 @@ use comfy_table::presets::NOTHING;
 use endpoint::Endpoint;
 use engine::{Forecast, Options, Pilot, Preview, Progress, Replay, Report, Sync};
 use indicatif::{ProgressBar, ProgressStyle};
-use model::{Class, Side};
-use state::DeadLetter;
+use model::{Class, Entity, Side};
+use serde::{Deserialize, Serialize};
+use state::Alert;
 use tokio_util::sync::CancellationToken;
 
+use crate::desk::{Desk, part};
 use crate::lineage::Ended;
 use crate::project::Project;
 use crate::{Failure, config};
@@ -30,23 +33,31 @@ pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
 }
 
 pub(crate) async fn discover(
-    project: &Project,
+    desk: &Desk,
     connection: &str,
     entity: Option<&str>,
     as_json: bool,
 ) -> Result<(), Failure> {
-    let endpoint = project.endpoint(connection)?;
+    #[derive(Deserialize)]
+    struct Entities {
+        entities: Vec<String>,
+    }
+    #[derive(Deserialize)]
+    struct One {
+        entity: Entity,
+    }
+    let entities = format!("connections/{}/entities", part(connection));
     let Some(entity) = entity else {
-        let names = endpoint.entities().await?;
+        let Entities { entities } = desk.get(&entities).await?;
         if as_json {
-            return json(&names);
+            return json(&entities);
         }
-        for name in names {
+        for name in entities {
             println!("{name}");
         }
         return Ok(());
     };
-    let entity = endpoint.describe(entity).await?;
+    let One { entity } = desk.get(&format!("{entities}/{}", part(entity))).await?;
     if as_json {
         return json(&entity);
     }
@@ -81,25 +92,31 @@ pub(crate) fn failure(project: &Project, sync: &Sync, error: &engine::Error) -> 
     failure
 }
 
-/// Checks every sync, and says nothing of those that are good.
-pub(crate) async fn check_syncs(project: &Project) -> Result<(), Failure> {
-    let mut failures = Vec::new();
+/// Checks every sync; returns the conversions of each that can lose something.
+pub(crate) async fn conversions_of(project: &Project) -> Result<BTreeMap<String, Vec<String>>, Failure> {
+    let (mut good, mut failures) = (BTreeMap::new(), Vec::new());
     for sync in project.syncs(&[])? {
-        failures.extend(conversions(project, &sync).await.err());
+        match conversions(project, &sync).await {
+            Ok(conversions) => drop(good.insert(sync.name, conversions)),
+            Err(failure) => failures.push(failure),
+        }
     }
-    Failure::all(failures)
+    Failure::all(failures).map(|()| good)
+}
+
+/// Says that a sync is good.
+pub(crate) fn good(sync: &str, conversions: &[String]) {
+    println!("{sync}: good");
+    for line in conversions {
+        println!("  conversion: {line}");
+    }
 }
 
 pub(crate) async fn check(project: &Project) -> Result<(), Failure> {
     let mut failures = Vec::new();
     for sync in project.syncs(&[])? {
         match conversions(project, &sync).await {
-            Ok(conversions) => {
-                println!("{}: good", sync.name);
-                for line in conversions {
-                    println!("  conversion: {line}");
-                }
-            }
+            Ok(conversions) => good(&sync.name, &conversions),
             Err(failure) => failures.push(failure),
         }
     }
@@ -126,7 +143,7 @@ async fn conversions(project: &Project, sync: &Sync) -> Result<Vec<String>, Fail
     conversions.map_err(|error| failure(project, sync, &error))
 }
 
-async fn forecast(project: &Project, sync: &Sync) -> Result<Forecast, Failure> {
+pub(crate) async fn forecast(project: &Project, sync: &Sync) -> Result<Forecast, Failure> {
     let (source, target) = project.endpoints(sync)?;
     let parents = |name: &str| project.parent_key(name);
     let forecast = if sync.two_way.is_some() {
@@ -137,25 +154,22 @@ async fn forecast(project: &Project, sync: &Sync) -> Result<Forecast, Failure> {
     forecast.map_err(|error| failure(project, sync, &error))
 }
 
-pub(crate) async fn plan(project: &Project, names: &[String], as_json: bool) -> Result<(), Failure> {
-    let mut failures = Vec::new();
-    let mut calls = 0;
-    let mut left = None;
-    for sync in project.syncs(names)? {
-        let forecast = match forecast(project, &sync).await {
-            Ok(forecast) => forecast,
-            Err(failure) => {
-                failures.push(failure);
-                continue;
-            }
-        };
-        (calls, left) = (calls + forecast.calls, forecast.calls_left.or(left));
+/// What runs of several syncs would take together.
+#[derive(Debug, Default)]
+pub(crate) struct Planned {
+    calls: u64,
+    left: Option<u64>,
+}
+
+impl Planned {
+    /// Says what a run of a sync would do.
+    pub(crate) fn tell(&mut self, sync: &str, forecast: Forecast, as_json: bool) -> Result<(), Failure> {
+        (self.calls, self.left) = (self.calls + forecast.calls, forecast.calls_left.or(self.left));
         if as_json {
-            json(&serde_json::json!({"sync": sync.name, "forecast": forecast}))?;
-            continue;
+            return json(&serde_json::json!({"sync": sync, "forecast": forecast}));
         }
         let what = forecast.full.map_or("changes only".to_owned(), |why| format!("everything, since {why}"));
-        println!("{}: {} rows, about {} API calls; reads {what}", sync.name, forecast.rows, forecast.calls);
+        println!("{sync}: {} rows, about {} API calls; reads {what}", forecast.rows, forecast.calls);
         if let Some(entity) = forecast.creates {
             println!("  creates {entity}");
         }
@@ -168,10 +182,27 @@ pub(crate) async fn plan(project: &Project, names: &[String], as_json: bool) -> 
         for line in forecast.drift {
             println!("  drift: {line}");
         }
+        Ok(())
     }
-    if let (false, Some(left)) = (as_json, left) {
-        println!("About {calls} API calls in all; the org has {left} left today.");
+
+    /// Says what they take in all.
+    pub(crate) fn end(self, as_json: bool) {
+        if let (false, Some(left)) = (as_json, self.left) {
+            println!("About {} API calls in all; the org has {left} left today.", self.calls);
+        }
     }
+}
+
+pub(crate) async fn plan(project: &Project, names: &[String], as_json: bool) -> Result<(), Failure> {
+    let mut failures = Vec::new();
+    let mut planned = Planned::default();
+    for sync in project.syncs(names)? {
+        match forecast(project, &sync).await {
+            Ok(forecast) => planned.tell(&sync.name, forecast, as_json)?,
+            Err(failure) => failures.push(failure),
+        }
+    }
+    planned.end(as_json);
     Failure::all(failures)
 }
 
@@ -331,32 +362,43 @@ async fn run_all(project: &Project, syncs: &[Sync], options: &Options, as_json: 
                 failures.push(failure);
             }
             Ok(report) => {
-                if as_json {
-                    json(&report)?;
-                } else {
-                    println!("{}", line(&report, started.elapsed().as_secs_f64()));
-                }
+                tell(&report, started.elapsed().as_secs_f64(), as_json)?;
                 dead += report.counts.dead;
                 if report.counts.parked > 0 {
                     again.push(sync.name.as_str());
                 }
-                if !report.green() {
-                    let (low, high) = report.receipt.source;
-                    let text = format!(
-                        "{}: the source counts {low} to {high} rows, {} were read; the next run reads them again",
-                        sync.name, report.receipt.read
-                    );
-                    failures.push(Failure::new(Class::Internal, text));
-                }
+                failures.extend(missing(&report));
             }
         }
     }
-    if dead > 0 {
-        let text =
-            format!("{dead} changes could not be applied and wait as dead letters: see `bridgehead dead-letters list`");
-        failures.push(Failure::new(Class::Rejected, text));
-    }
+    failures.extend(set_aside(dead));
     Failure::all(failures)
+}
+
+/// Says what a run did.
+pub(crate) fn tell(report: &Report, seconds: f64, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(report);
+    }
+    println!("{}", line(report, seconds));
+    Ok(())
+}
+
+/// Returns what is wrong with a run whose rows are not all there.
+pub(crate) fn missing(report: &Report) -> Option<Failure> {
+    let (low, high) = report.receipt.source;
+    let text = format!(
+        "{}: the source counts {low} to {high} rows, {} were read; the next run reads them again",
+        report.sync, report.receipt.read
+    );
+    (!report.green()).then(|| Failure::new(Class::Internal, text))
+}
+
+/// Returns what is to be said where changes could not be applied.
+pub(crate) fn set_aside(dead: u64) -> Option<Failure> {
+    let text =
+        format!("{dead} changes could not be applied and wait as dead letters: see `bridgehead dead-letters list`");
+    (dead > 0).then(|| Failure::new(Class::Rejected, text))
 }
 
 /// Puts back what a run of a two-way sync wrote.
@@ -376,66 +418,107 @@ pub(crate) async fn undone(project: &Project, run: i64, options: &Options) -> Re
     report.map_err(|error| failure(project, sync, &error))
 }
 
-pub(crate) async fn undo(project: &Project, run: i64, force: bool, as_json: bool) -> Result<(), Failure> {
-    let options = Options { force, stop: stop_on_interrupt(), ..Options::default() };
-    let report = undone(project, run, &options).await?;
-    let name = &report.sync;
+/// Says which records an undo left alone, where it left any.
+pub(crate) fn left_of(report: &Report) -> Option<String> {
+    let more = report.left.saturating_sub(report.left_keys.len() as u64);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (report.left > 0).then(|| {
+        format!(
+            "left as they are, since they were changed after run {} or refused the write ({} in all): {}{more}. `--force` puts back \
+             what was changed",
+            report.undoes.unwrap_or_default(),
+            report.left,
+            report.left_keys.join(", ")
+        )
+    })
+}
+
+/// Says what an undo put back.
+pub(crate) fn told_undone(report: &Report) {
+    let counts = report.counts;
+    println!(
+        "Undid run {} of {} in run {}: {} put back, {} made again, {} taken away, {} as they were",
+        report.undoes.unwrap_or_default(),
+        report.sync,
+        report.run,
+        counts.updated,
+        counts.created,
+        counts.deleted,
+        counts.unchanged
+    );
+}
+
+pub(crate) async fn undo(desk: &Desk, run: i64, force: bool, as_json: bool) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Undone {
+        report: Report,
+    }
+    let Undone { report } = desk.post(&format!("runs/{run}/undo"), &serde_json::json!({"force": force})).await?;
     if as_json {
         json(&report)?;
     } else {
-        let counts = report.counts;
-        println!(
-            "Undid run {run} of {name} in run {}: {} put back, {} made again, {} taken away, {} as they were",
-            report.run, counts.updated, counts.created, counts.deleted, counts.unchanged
-        );
+        told_undone(&report);
     }
-    if report.left == 0 {
-        return Ok(());
-    }
-    let more = report.left.saturating_sub(report.left_keys.len() as u64);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let text = format!(
-        "left as they are, since they were changed after run {run} or refused the write ({} in all): {}{more}. `--force` puts \
-         back what was changed",
-        report.left,
-        report.left_keys.join(", ")
-    );
-    Err(Failure::new(Class::Rejected, text))
+    left_of(&report).map_or(Ok(()), |left| Err(Failure::new(Class::Rejected, left)))
 }
 
-pub(crate) fn runs(project: &Project, as_json: bool) -> Result<(), Failure> {
-    let runs = project.store.runs(None, i64::MAX, 20)?;
+/// A run, as the admin API tells it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub(crate) id: i64,
+    pub(crate) sync: String,
+    started: String,
+    pub(crate) ended: Option<String>,
+    pub(crate) outcome: String,
+    /// Null where it never came to an end.
+    pub(crate) report: Option<Report>,
+}
+
+/// Runs that are listed where nobody says how many.
+const RUNS: usize = 20;
+
+pub(crate) async fn runs(desk: &Desk, as_json: bool) -> Result<(), Failure> {
+    let runs: Vec<Run> = desk.list("runs", "runs", &[], RUNS).await?;
     if as_json {
         return json(&runs);
     }
     let mut rows = table(&["run", "sync", "started", "outcome", "read", "written", "dead", "calls"]);
     for run in runs {
-        let report: Report = serde_json::from_str(&run.body).unwrap_or_default();
+        let report = run.report.unwrap_or_default();
         let counts = report.counts;
         let numbers = [counts.read, counts.created + counts.updated + counts.deleted, counts.dead, report.calls]
             .map(|n| n.to_string());
         let what = report.undoes.map(|undone| format!(" (undo of {undone})")).unwrap_or_default();
-        let started = run.started.get(..19).unwrap_or(&run.started).replace('T', " ");
-        rows.add_row([run.id.to_string(), run.sync + &what, started, run.outcome].into_iter().chain(numbers));
+        rows.add_row(
+            [run.id.to_string(), run.sync + &what, moment(&run.started), run.outcome].into_iter().chain(numbers),
+        );
     }
     println!("{rows}");
     Ok(())
 }
 
+/// Returns a moment in RFC 3339 as people read it, to the second.
+pub(crate) fn moment(at: &str) -> String {
+    at.get(..19).unwrap_or(at).replace('T', " ")
+}
+
 /// Lists the alerts that hold, or sends a test to where they go.
-pub(crate) async fn alerts(project: &Project, test: Option<&str>, as_json: bool) -> Result<(), Failure> {
-    let configured = project.alerts()?;
+pub(crate) async fn alerts(desk: &Desk, test: Option<&str>, as_json: bool) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Alerts {
+        alerts: Vec<Alert>,
+        has_rules: bool,
+    }
     if let Some(name) = test {
-        let refused = |why| Failure::new(Class::Transient { after: None }, format!("{name} was not told: {why}"));
-        configured.test(name).await.map_err(refused)?;
+        let _: serde_json::Value = desk.post("alerts/test", &serde_json::json!({"to": name})).await?;
         println!("{name} took a test.");
         return Ok(());
     }
-    let alerts = project.store.alerts()?;
+    let Alerts { alerts, has_rules } = desk.get("alerts").await?;
     if as_json {
         return json(&alerts);
     }
-    if configured.is_empty() {
+    if !has_rules {
         println!("Nobody is told of anything: bridgehead.yaml has no `alerts`.");
     }
     if alerts.is_empty() {
@@ -444,78 +527,26 @@ pub(crate) async fn alerts(project: &Project, test: Option<&str>, as_json: bool)
     }
     let mut rows = table(&["alert", "sync", "since", "what", "told"]);
     for alert in alerts {
-        let since = alert.since.get(..19).unwrap_or(&alert.since).replace('T', " ");
         let told = if alert.told { "yes" } else { "not yet" };
-        rows.add_row([alert.rule, alert.sync, since, alert.text, told.to_owned()]);
+        rows.add_row([alert.rule, alert.sync, moment(&alert.since), alert.text, told.to_owned()]);
     }
     println!("{rows}");
-    Ok(())
-}
-
-/// Dead letters read from the store at a time.
-const LETTERS: usize = 500;
-
-pub(crate) fn letters(project: &Project, sync: Option<&str>, as_json: bool, limit: usize) -> Result<(), Failure> {
-    let mut letters: Vec<DeadLetter> = Vec::new();
-    loop {
-        let after = letters.last().map_or(0, |letter| letter.id);
-        let wanted = LETTERS.min(limit - letters.len());
-        let part = project.store.dead_letters(sync, None, after, wanted)?;
-        let done = part.len() < LETTERS;
-        letters.extend(part);
-        if done || letters.len() >= limit {
-            break;
-        }
-    }
-    if as_json {
-        return json(&letters);
-    }
-    if letters.is_empty() {
-        println!("There are no dead letters.");
-        return Ok(());
-    }
-    let mut rows = table(&["number", "sync", "state", "key", "reason"]);
-    let shown = letters.len() as u64;
-    for letter in letters {
-        rows.add_row([
-            letter.id.to_string(),
-            letter.sync,
-            letter.state,
-            letter.key,
-            format!("{}: {}", letter.code, letter.message),
-        ]);
-    }
-    println!("{rows}");
-    let (dead, parked) = project.store.count_dead_letters(sync)?;
-    if dead + parked > shown {
-        println!("... and {} more; --limit shows them", dead + parked - shown);
-    }
-    Ok(())
-}
-
-pub(crate) fn show_letter(project: &Project, id: i64) -> Result<(), Failure> {
-    let letter = project.store.dead_letter(id)?;
-    let letter = letter.ok_or_else(|| Failure::new(Class::Mapping, format!("there is no dead letter {id}")))?;
-    println!("{} {} of {} in run {}, {}", letter.state, letter.op, letter.sync, letter.run, letter.at);
-    println!("{}: {}", letter.code, letter.message);
-    let record: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&letter.record).unwrap_or_default();
-    for (field, value) in record {
-        println!("  {field} = {value}");
-    }
     Ok(())
 }
 
 pub(crate) async fn replay(project: &Project, sync: &str) -> Result<(), Failure> {
     let options = Options { replay: Replay::All, stop: stop_on_interrupt(), ..Options::default() };
-    run_all(project, &project.syncs(&[sync.to_owned()])?, &options, false).await
+    run_all(project, &project.syncs(&[sync.to_owned()])?, &options, false).await?;
+    still_dead(sync, project.store.count_dead_letters(Some(sync))?.0)
 }
 
-pub(crate) fn drop_letter(project: &Project, id: i64) -> Result<(), Failure> {
-    if project.store.drop_dead_letter(id)? {
-        println!("Dropped {id}.");
+/// Says that some of what was tried again could not be applied this time either.
+pub(crate) fn still_dead(sync: &str, dead: u64) -> Result<(), Failure> {
+    if dead == 0 {
         return Ok(());
     }
-    Err(Failure::new(Class::Mapping, format!("there is no dead letter {id}")))
+    let text = format!("{dead} dead letters of {sync} wait still: see `bridgehead dead-letters list {sync}`");
+    Err(Failure::new(Class::Rejected, text))
 }
 
 pub(crate) fn schema(what: crate::Schema) -> Result<(), Failure> {

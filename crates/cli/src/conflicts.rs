@@ -1,10 +1,11 @@
 //! `bridgehead conflicts`: what both sides changed, for people to see and decide.
 
-use model::{Class, Side};
+use serde_json::json;
 use state::Conflict;
 
 use crate::Failure;
-use crate::project::Project;
+use crate::commands::{json as print, table};
+use crate::desk::Desk;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Arguments {
@@ -49,21 +50,22 @@ pub(crate) enum Winner {
     External,
 }
 
-pub(crate) fn run(project: &Project, arguments: Arguments) -> Result<(), Failure> {
+pub(crate) async fn run(desk: &Desk, arguments: Arguments) -> Result<(), Failure> {
     match arguments {
-        Arguments::List { sync, all, limit, json } => list(project, sync.as_deref(), all, limit, json),
-        Arguments::Show { id, json } => show(project, id, json),
-        Arguments::Resolve { id, winner } => resolve(project, id, winner),
+        Arguments::List { sync, all, limit, json } => list(desk, sync.as_deref(), all, limit, json).await,
+        Arguments::Show { id, json } => show(desk, id, json).await,
+        Arguments::Resolve { id, winner } => resolve(desk, id, winner).await,
     }
 }
 
-fn list(project: &Project, sync: Option<&str>, all: bool, limit: usize, json: bool) -> Result<(), Failure> {
+async fn list(desk: &Desk, sync: Option<&str>, all: bool, limit: usize, json: bool) -> Result<(), Failure> {
     let state = (!all).then_some("held");
-    let found = project.store.conflicts(sync, state, 0, limit.saturating_add(1))?;
+    let query = [("sync", sync), ("state", state)];
+    let found: Vec<Conflict> = desk.list("conflicts", "conflicts", &query, limit.saturating_add(1)).await?;
     let shown = &found[..found.len().min(limit)];
     if json {
         for conflict in shown {
-            crate::commands::json(conflict)?;
+            print(conflict)?;
         }
         return Ok(());
     }
@@ -71,7 +73,7 @@ fn list(project: &Project, sync: Option<&str>, all: bool, limit: usize, json: bo
         println!("{}", if all { "No conflicts." } else { "No conflict waits for a person." });
         return Ok(());
     }
-    let mut table = crate::commands::table(&["number", "sync", "record", "field", "Salesforce", "outside", "state"]);
+    let mut rows = table(&["number", "sync", "record", "field", "Salesforce", "outside", "state"]);
     for conflict in shown {
         let state = match &conflict.winner {
             Some(winner) => format!("{}: {winner}", conflict.state),
@@ -81,9 +83,9 @@ fn list(project: &Project, sync: Option<&str>, all: bool, limit: usize, json: bo
         let values = [&conflict.salesforce_value, &conflict.external_value].map(|value| clipped(value.as_deref()));
         let field = if conflict.field.is_empty() { "(the record)" } else { &conflict.field };
         let [ours, theirs] = values;
-        table.add_row([&conflict.id.to_string(), &conflict.sync, &record, field, &ours, &theirs, &state]);
+        rows.add_row([&conflict.id.to_string(), &conflict.sync, &record, field, &ours, &theirs, &state]);
     }
-    println!("{table}");
+    println!("{rows}");
     if found.len() > limit {
         println!("There are more; --limit shows them.");
     }
@@ -98,16 +100,10 @@ fn clipped(text: Option<&str>) -> String {
     }
 }
 
-fn find(project: &Project, id: i64) -> Result<Conflict, Failure> {
-    let missing =
-        || Failure::new(Class::Mapping, format!("there is no conflict {id}; see `bridgehead conflicts list --all`"));
-    project.store.conflict(id)?.ok_or_else(missing)
-}
-
-fn show(project: &Project, id: i64, json: bool) -> Result<(), Failure> {
-    let conflict = find(project, id)?;
+async fn show(desk: &Desk, id: i64, json: bool) -> Result<(), Failure> {
+    let conflict: Conflict = desk.get(&format!("conflicts/{id}")).await?;
     if json {
-        return crate::commands::json(&conflict);
+        return print(&conflict);
     }
     let whole = |value: &Option<String>| value.clone().unwrap_or_else(|| "(empty)".to_owned());
     println!("Conflict {id} of {}, met by run {} at {}", conflict.sync, conflict.run, conflict.at);
@@ -141,15 +137,12 @@ fn show(project: &Project, id: i64, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn resolve(project: &Project, id: i64, winner: Winner) -> Result<(), Failure> {
-    let conflict = find(project, id)?;
+async fn resolve(desk: &Desk, id: i64, winner: Winner) -> Result<(), Failure> {
     let winner = match winner {
-        Winner::Salesforce => Side::Salesforce,
-        Winner::External => Side::External,
+        Winner::Salesforce => "salesforce",
+        Winner::External => "external",
     };
-    if !project.store.resolve(id, winner)? {
-        return Err(Failure::new(Class::Mapping, format!("conflict {id} is {} and waits for nobody", conflict.state)));
-    }
+    let conflict: Conflict = desk.post(&format!("conflicts/{id}/resolve"), &json!({"winner": winner})).await?;
     println!("Conflict {id}: decided. `bridgehead run {}` carries it out.", conflict.sync);
     Ok(())
 }

@@ -9,9 +9,11 @@ use model::Class;
 use rusqlite::Connection;
 use salesforce::{Client, Credentials, Settings, collections};
 use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
 
+use crate::desk::Desk;
 use crate::project::{Place, Project};
-use crate::{Failure, commands, serve};
+use crate::{Failure, commands, letters, serve};
 
 /// Shows that an earlier demo made the folder, so that it may be replaced.
 const MARK: &str = ".bridgehead-demo";
@@ -127,7 +129,8 @@ pub(crate) async fn demo(folder: &Path, keep: bool) -> Result<(), Failure> {
     }
     run(&project).await?;
     println!();
-    commands::letters(&project, None, false, 50)?;
+    let desk = Desk::here(Project::open(&place)?, &place, CancellationToken::new());
+    letters::list(&desk, None, 50, false).await?;
 
     let counted = client
         .count("SELECT COUNT() FROM Bike_Order__c WHERE Account__c != null", false)

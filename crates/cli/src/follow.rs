@@ -1,10 +1,11 @@
 //! Syncs that are followed as changes happen, and what their streams do.
 
-use engine::{Following, Options, Report, Sync};
+use engine::{Following, Options, Report, StreamState, Sync};
 use model::{Class, Side};
 
 use crate::Failure;
 use crate::commands::{failure, json, line, stop_on_interrupt, table};
+use crate::desk::Desk;
 use crate::project::Project;
 
 /// Follows syncs, all at the same time, until Ctrl-C or until one of them can't go on.
@@ -88,9 +89,13 @@ fn shown(lag: engine::Lag) -> String {
 }
 
 /// Says what the streams of followed syncs do, or did last.
-pub(crate) fn streams(project: &Project, as_json: bool) -> Result<(), Failure> {
+pub(crate) async fn streams(desk: &Desk, as_json: bool) -> Result<(), Failure> {
+    #[derive(serde::Deserialize)]
+    struct Streams {
+        streams: Vec<StreamState>,
+    }
     let mut rows = table(&["sync", "side", "state", "changes", "a second", "lag p50/p99", "reconnects", "gaps"]);
-    let streams = engine::streams(&project.store, chrono::Utc::now())?;
+    let Streams { streams } = desk.get("streams").await?;
     if streams.is_empty() && !as_json {
         println!("No sync is followed. `bridgehead run --follow` does that.");
         return Ok(());
@@ -103,8 +108,8 @@ pub(crate) fn streams(project: &Project, as_json: bool) -> Result<(), Failure> {
         let stream = shown.stream;
         rows.add_row([
             shown.sync,
-            shown.side.to_owned(),
-            shown.state.to_owned(),
+            shown.side.into_owned(),
+            shown.state.into_owned(),
             stream.changes.to_string(),
             format!("{:.1}", stream.per_second),
             format!("{:.0}/{:.0} ms", stream.lag.p50, stream.lag.p99),

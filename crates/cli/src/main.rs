@@ -7,21 +7,27 @@ mod config;
 mod conflicts;
 mod demo;
 mod deploy;
+mod desk;
 mod follow;
+mod letters;
 mod lineage;
 mod project;
 mod reconcile;
+mod remote;
 mod sandbox;
 mod serve;
+mod served;
 mod telemetry;
 mod token;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use engine::Pilot;
 use model::Class;
+use server::RunWanted;
+use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -36,6 +42,9 @@ struct Arguments {
     /// The environment: what `environments/NAME.yaml` has otherwise counts, and its state is its own.
     #[arg(long, global = true, env = "BRIDGEHEAD_ENV", value_name = "NAME")]
     env: Option<String>,
+    /// Ask the Bridgehead that serves there, and not the folder; `BRIDGEHEAD_TOKEN` holds the token for it.
+    #[arg(long, global = true, env = "BRIDGEHEAD_SERVER", value_name = "URL")]
+    server: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -44,16 +53,6 @@ struct Arguments {
 enum Command {
     /// Make a project to start from.
     Init,
-    /// List a connection's entities, or describe one of them.
-    Discover {
-        /// Name of the connection.
-        connection: String,
-        /// Entity to describe.
-        entity: Option<String>,
-        /// Machine-readable output.
-        #[arg(long)]
-        json: bool,
-    },
     /// Check every mapping against both catalogs.
     Check,
     /// Say what a run would do; write nothing.
@@ -89,12 +88,6 @@ enum Command {
     },
     /// Read both sides of syncs whole and say what differs; ends with an error where something does.
     Reconcile(reconcile::Arguments),
-    /// Say what the streams of followed syncs do: how many changes, how late, how often cut.
-    Streams {
-        /// One JSON object per stream, instead of text.
-        #[arg(long)]
-        json: bool,
-    },
     /// Run syncs by schedule and answer the admin API, until Ctrl-C.
     Serve {
         /// The port; 0 takes a free one.
@@ -103,6 +96,51 @@ enum Command {
         /// The address to listen on; one that others can reach needs a token first.
         #[arg(long, default_value = "127.0.0.1")]
         address: std::net::IpAddr,
+    },
+    #[command(flatten)]
+    Desk(DeskCommand),
+    /// Start a local Salesforce org, or look after one.
+    Sandbox(sandbox::Arguments),
+    /// Show all of it, with no set-up.
+    Demo {
+        /// Folder to make; its content is replaced if an earlier demo made it.
+        #[arg(long, default_value = "bridgehead-demo")]
+        folder: PathBuf,
+        /// Leave the org running until Ctrl-C.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Print the JSON Schema of the project's files, for editors.
+    Schema {
+        /// Which file.
+        #[arg(default_value = "project")]
+        what: Schema,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What is asked of the admin API: of the folder's project, or of a server elsewhere.
+#[derive(Debug, Subcommand)]
+enum DeskCommand {
+    /// List a connection's entities, or describe one of them.
+    Discover {
+        /// Name of the connection.
+        connection: String,
+        /// Entity to describe.
+        entity: Option<String>,
+        /// Machine-readable output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what the streams of followed syncs do: how many changes, how late, how often cut.
+    Streams {
+        /// One JSON object per stream, instead of text.
+        #[arg(long)]
+        json: bool,
     },
     /// Check the project as the folder has it, keep it as a version, and put that to work in `serve`.
     Deploy {
@@ -189,7 +227,7 @@ enum Command {
     },
     /// Look after changes that could not be applied.
     #[command(subcommand)]
-    DeadLetters(Letters),
+    DeadLetters(letters::Arguments),
     /// See and decide what both sides of a two-way sync changed.
     #[command(subcommand)]
     Conflicts(conflicts::Arguments),
@@ -199,28 +237,6 @@ enum Command {
     /// See what happened and who did it, and prove that nothing of it was changed.
     #[command(subcommand)]
     Audit(audit::Arguments),
-    /// Start a local Salesforce org, or look after one.
-    Sandbox(sandbox::Arguments),
-    /// Print the JSON Schema of the project's files, for editors.
-    Schema {
-        /// Which file.
-        #[arg(default_value = "project")]
-        what: Schema,
-    },
-    /// Print completions for a shell.
-    Completions {
-        /// The shell.
-        shell: clap_complete::Shell,
-    },
-    /// Show all of it, with no set-up.
-    Demo {
-        /// Folder to make; its content is replaced if an earlier demo made it.
-        #[arg(long, default_value = "bridgehead-demo")]
-        folder: PathBuf,
-        /// Leave the org running until Ctrl-C.
-        #[arg(long)]
-        keep: bool,
-    },
 }
 
 /// A file that has a schema.
@@ -232,36 +248,6 @@ enum Schema {
     Mapping,
     /// `environments/*.yaml`.
     Environment,
-}
-
-#[derive(Debug, Subcommand)]
-enum Letters {
-    /// List them.
-    List {
-        /// Only those of this sync.
-        sync: Option<String>,
-        /// Most to list.
-        #[arg(long, default_value_t = 50)]
-        limit: usize,
-        /// Machine-readable output.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show one whole.
-    Show {
-        /// Its number.
-        id: i64,
-    },
-    /// Try those of a sync again.
-    Replay {
-        /// The sync.
-        sync: String,
-    },
-    /// Forget one for good.
-    Drop {
-        /// Its number.
-        id: i64,
-    },
 }
 
 /// What a command fails with: lines for the person at the terminal, and the class for the exit code.
@@ -340,14 +326,42 @@ fn main() -> ExitCode {
 }
 
 async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
-    let folder = arguments.directory;
-    let place = project::Place { folder: folder.clone(), environment: arguments.env };
-    let open = || project::Project::open(&place);
-    match arguments.command {
-        Command::Init => project::init(&folder),
-        Command::Discover { connection, entity, json } => {
-            commands::discover(&open()?, &connection, entity.as_deref(), json).await
+    let Arguments { directory: folder, env: environment, server, command } = arguments;
+    let place = project::Place { folder: folder.clone(), environment };
+    match server {
+        Some(url) => there(&folder, &desk::Desk::there(&url)?, command).await,
+        None => here(&place, command).await,
+    }
+}
+
+/// Does what a command says at a server elsewhere.
+async fn there(folder: &Path, desk: &desk::Desk, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Check => remote::check(desk, folder).await,
+        Command::Plan { syncs, json } => remote::plan(desk, &syncs, json).await,
+        Command::Run { follow: false, syncs, full, force, pilot, filter, json } => {
+            let wanted = RunWanted { full, force, pilot, filter, replay: false };
+            remote::run(desk, &syncs, &wanted, json).await
         }
+        Command::Reconcile(arguments) => reconcile::run_there(desk, &arguments).await,
+        Command::Run { .. }
+        | Command::Init
+        | Command::Serve { .. }
+        | Command::Sandbox(_)
+        | Command::Schema { .. }
+        | Command::Completions { .. }
+        | Command::Demo { .. } => {
+            Err(Failure::new(Class::Mapping, "this is done on this machine, and not at a server: leave `--server` out"))
+        }
+        Command::Desk(command) => at_desk(folder, desk, command).await,
+    }
+}
+
+/// Does what a command says with the project of the folder.
+async fn here(place: &project::Place, command: Command) -> Result<(), Failure> {
+    let open = || project::Project::open(place);
+    match command {
+        Command::Init => project::init(&place.folder),
         Command::Check => commands::check(&open()?).await,
         Command::Plan { syncs, json } => commands::plan(&open()?, &syncs, json).await,
         Command::Run { syncs, force, follow: true, json, .. } => follow::follow(&open()?, &syncs, force, json).await,
@@ -356,28 +370,10 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Run { syncs, full, force, json, .. } => commands::run(&open()?, &syncs, full, force, json).await,
         Command::Reconcile(arguments) => reconcile::run(&open()?, &arguments).await,
-        Command::Streams { json } => follow::streams(&open()?, json),
-        Command::Serve { port, address } => serve::serve(&place, (address, port).into()).await,
-        Command::Deploy { why, staged, dry_run } => deploy::deploy(&open()?, &why, staged, dry_run).await,
-        Command::Versions { json } => deploy::versions(&open()?, json),
-        Command::Diff { from, to } => deploy::diff(&open()?, from, to),
-        Command::Promote { version, why } => deploy::promote(&place, &open()?, &why, version).await,
-        Command::Rollback { version, why, undo } => deploy::rollback(&place, &open()?, &why, version, undo).await,
-        Command::Pause { sync, why } => token::pause(&open()?, &sync, &why),
-        Command::Resume { sync } => token::resume(&open()?, &sync),
-        Command::Alerts { test, json } => commands::alerts(&open()?, test.as_deref(), json).await,
-        Command::Token(arguments) => token::run(&open()?, arguments),
-        Command::Undo { run, force, json } => commands::undo(&open()?, run, force, json).await,
-        Command::Conflicts(arguments) => conflicts::run(&open()?, arguments),
-        Command::Audit(arguments) => audit::run(&open()?, arguments),
-        Command::Capture(arguments) => capture::run(&open()?, arguments).await,
-        Command::Runs { json } => commands::runs(&open()?, json),
-        Command::DeadLetters(Letters::List { sync, limit, json }) => {
-            commands::letters(&open()?, sync.as_deref(), json, limit)
+        Command::Desk(DeskCommand::DeadLetters(letters::Arguments::Replay { sync })) => {
+            commands::replay(&open()?, &sync).await
         }
-        Command::DeadLetters(Letters::Show { id }) => commands::show_letter(&open()?, id),
-        Command::DeadLetters(Letters::Replay { sync }) => commands::replay(&open()?, &sync).await,
-        Command::DeadLetters(Letters::Drop { id }) => commands::drop_letter(&open()?, id),
+        Command::Serve { port, address } => serve::serve(place, (address, port).into()).await,
         Command::Sandbox(arguments) => sandbox::run(arguments).await,
         Command::Schema { what } => commands::schema(what),
         Command::Completions { shell } => {
@@ -385,5 +381,36 @@ async fn dispatch(arguments: Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Command::Demo { folder, keep } => demo::demo(&folder, keep).await,
+        Command::Desk(command) => {
+            // Only these write to the systems, and stop in between.
+            let stops = matches!(command, DeskCommand::Undo { .. } | DeskCommand::Rollback { .. });
+            let stop = if stops { commands::stop_on_interrupt() } else { CancellationToken::new() };
+            at_desk(&place.folder, &desk::Desk::here(open()?, place, stop), command).await
+        }
+    }
+}
+
+/// Does what a command says that is the same here and elsewhere: a call of the admin API, and a look at the answer.
+async fn at_desk(folder: &Path, desk: &desk::Desk, command: DeskCommand) -> Result<(), Failure> {
+    match command {
+        DeskCommand::Discover { connection, entity, json } => {
+            commands::discover(desk, &connection, entity.as_deref(), json).await
+        }
+        DeskCommand::Streams { json } => follow::streams(desk, json).await,
+        DeskCommand::Deploy { why, staged, dry_run } => deploy::deploy(desk, folder, &why, staged, dry_run).await,
+        DeskCommand::Versions { json } => deploy::versions(desk, json).await,
+        DeskCommand::Diff { from, to } => deploy::diff(desk, folder, from, to).await,
+        DeskCommand::Promote { version, why } => deploy::promote(desk, &why, version).await,
+        DeskCommand::Rollback { version, why, undo } => deploy::rollback(desk, &why, version, undo).await,
+        DeskCommand::Pause { sync, why } => token::pause(desk, &sync, &why).await,
+        DeskCommand::Resume { sync } => token::resume(desk, &sync).await,
+        DeskCommand::Alerts { test, json } => commands::alerts(desk, test.as_deref(), json).await,
+        DeskCommand::Token(arguments) => token::run(desk, arguments).await,
+        DeskCommand::Undo { run, force, json } => commands::undo(desk, run, force, json).await,
+        DeskCommand::Conflicts(arguments) => conflicts::run(desk, arguments).await,
+        DeskCommand::Audit(arguments) => audit::run(desk, arguments).await,
+        DeskCommand::Capture(arguments) => capture::run(desk, arguments).await,
+        DeskCommand::Runs { json } => commands::runs(desk, json).await,
+        DeskCommand::DeadLetters(arguments) => letters::run(desk, arguments).await,
     }
 }

@@ -112,7 +112,7 @@ fn wrong(text: impl Into<String>) -> Failure {
 pub(crate) const FOLDERS: [&str; 2] = ["mappings", "environments"];
 
 /// Reads the files that a project is made of.
-fn files_of(folder: &Path) -> Result<Files, Failure> {
+pub(crate) fn files_of(folder: &Path) -> Result<Files, Failure> {
     let path = folder.join(FILE);
     if !path.exists() {
         return Err(wrong(format!(
@@ -249,8 +249,18 @@ impl Project {
 
     /// Opens the same project once more, for somebody whose name is noted with what they do.
     pub(crate) fn again(&self, actor: &str) -> Result<Self, Failure> {
-        let kept = (self.store.acting_as(actor), self.version);
+        Ok(self.apart()?.acting_as(actor))
+    }
+
+    /// Opens the same project once more, with connections of its own.
+    pub(crate) fn apart(&self) -> Result<Self, Failure> {
+        let kept = (self.store.clone(), self.version);
         Self::of(&self.place, self.files.clone(), &str::to_owned, Some(kept))
+    }
+
+    /// Makes a project of files that are not in the folder.
+    pub(crate) fn of_files(place: &Place, files: Files, store: Store) -> Result<Self, Failure> {
+        Self::of(place, files, &str::to_owned, Some((store, None)))
     }
 
     /// Returns the same project with another text of a mapping.

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use endpoint::Endpoint;
 use engine::{Kind, Progress, Reconcile, Reconciliation, Sync};
 use model::Class;
+use server::{Asked, CompareWanted};
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
 use crate::commands::{advance, bar, failure, json, stop_on_interrupt, table};
+use crate::desk::Desk;
 use crate::project::Project;
+use crate::remote;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -52,71 +55,103 @@ const LOOKS: usize = 100_000;
 /// Records of each kind of difference that are shown where nobody says how many.
 const SAMPLES: usize = 10;
 
-/// Compares both sides of a sync as `bridgehead.yaml` has it.
-pub(crate) async fn scheduled(
+/// Compares both sides of a sync because it is due, or because somebody asked.
+pub(crate) async fn asked(
     project: &Project,
     sync: &Sync,
     ends: (Arc<dyn Endpoint>, Arc<dyn Endpoint>),
+    asked: &Asked,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let configured = project.reconciling(&sync.name);
-    let wanted = Reconcile {
+    let mut wanted = wanted(project, &sync.name, &asked.compare, stop);
+    wanted.repair |= asked.due && project.reconciling(&sync.name).repair;
+    one(project, sync, ends, &wanted, true).await.map(drop)
+}
+
+/// Returns how a sync is compared: as `bridgehead.yaml` has it, and as is asked besides. Whoever asks says whether it is repaired.
+fn wanted(project: &Project, sync: &str, asked: &CompareWanted, stop: CancellationToken) -> Reconcile {
+    let mut configured = project.reconciling(sync);
+    configured.tolerance.extend(asked.tolerance.clone());
+    configured.ignore.extend(asked.ignore.iter().cloned());
+    Reconcile {
         folder: project.state_folder(),
         tolerances: configured.tolerance,
         ignore: configured.ignore,
-        looks: LOOKS,
-        samples: SAMPLES,
-        repair: configured.repair,
+        looks: asked.looks.unwrap_or(LOOKS),
+        samples: asked.samples.unwrap_or(SAMPLES),
+        repair: asked.repair,
         stop,
-    };
-    one(project, sync, ends, &wanted, true).await.map(drop)
+    }
+}
+
+impl Arguments {
+    /// Returns how the syncs are to be compared.
+    fn wanted(&self) -> CompareWanted {
+        CompareWanted {
+            repair: self.repair,
+            tolerance: self.tolerance.iter().cloned().collect(),
+            ignore: self.ignore.clone(),
+            samples: Some(self.samples),
+            looks: Some(self.looks),
+        }
+    }
+
+    /// Tells what came of a comparison; returns what is wrong where both sides differ.
+    fn tell(&self, report: &Reconciliation) -> Result<Option<Failure>, Failure> {
+        if self.json {
+            json(report)?;
+        } else {
+            print!("{}", told(report));
+        }
+        let left = report.not_looked_at > 0 || !(report.agrees() || report.repair.is_some());
+        let how = if self.repair {
+            "differ still: run it again"
+        } else {
+            "differ; `--repair` writes what is missing or different"
+        };
+        Ok(left.then(|| Failure::new(Class::Rejected, format!("{}: both sides {how}", report.sync))))
+    }
+
+    /// Writes the page for people, where one is wanted.
+    fn write(&self, reports: &[Reconciliation]) -> Result<(), Failure> {
+        let Some(path) = &self.html else { return Ok(()) };
+        std::fs::write(path, page(reports))
+            .map_err(|error| Failure::new(Class::Internal, format!("cannot write {}: {error}", path.display())))
+    }
 }
 
 pub(crate) async fn run(project: &Project, arguments: &Arguments) -> Result<(), Failure> {
     let stop = stop_on_interrupt();
     let (mut failures, mut reports) = (Vec::new(), Vec::new());
     for sync in project.syncs(&arguments.syncs)? {
-        let configured = project.reconciling(&sync.name);
-        let mut wanted = Reconcile {
-            folder: project.state_folder(),
-            tolerances: configured.tolerance,
-            ignore: configured.ignore,
-            looks: arguments.looks,
-            samples: arguments.samples,
-            repair: arguments.repair,
-            stop: stop.clone(),
-        };
-        wanted.tolerances.extend(arguments.tolerance.iter().cloned());
-        wanted.ignore.extend(arguments.ignore.iter().cloned());
-        let compared = one(project, &sync, project.endpoints(&sync)?, &wanted, arguments.json);
-        let report = match compared.await {
-            Ok(report) => report,
-            Err(failure) if stop.is_cancelled() => return Err(failure),
-            Err(failure) => {
-                failures.push(failure);
-                continue;
+        let wanted = wanted(project, &sync.name, &arguments.wanted(), stop.clone());
+        match one(project, &sync, project.endpoints(&sync)?, &wanted, arguments.json).await {
+            Ok(report) => {
+                failures.extend(arguments.tell(&report)?);
+                reports.push(report);
             }
-        };
-        if arguments.json {
-            json(&report)?;
-        } else {
-            print!("{}", told(&report));
+            Err(failure) if stop.is_cancelled() => return Err(failure),
+            Err(failure) => failures.push(failure),
         }
-        let left = report.not_looked_at > 0 || !(report.agrees() || report.repair.is_some());
-        if left {
-            let how = if arguments.repair {
-                "differ still: run it again"
-            } else {
-                "differ; `--repair` writes what is missing or different"
-            };
-            failures.push(Failure::new(Class::Rejected, format!("{}: both sides {how}", sync.name)));
+    }
+    arguments.write(&reports)?;
+    Failure::all(failures)
+}
+
+/// Lets a server compare syncs, and waits for what comes of it.
+pub(crate) async fn run_there(desk: &Desk, arguments: &Arguments) -> Result<(), Failure> {
+    let wanted = serde_json::to_value(arguments.wanted()).unwrap_or_default();
+    let (mut failures, mut reports) = (Vec::new(), Vec::new());
+    for sync in remote::syncs(desk, &arguments.syncs).await? {
+        match remote::compare(desk, &sync, &wanted).await {
+            Ok(report) => {
+                failures.extend(arguments.tell(&report)?);
+                reports.push(report);
+            }
+            Err(failure) => failures.push(failure),
         }
-        reports.push(report);
     }
-    if let Some(path) = &arguments.html {
-        std::fs::write(path, page(&reports))
-            .map_err(|error| Failure::new(Class::Internal, format!("cannot write {}: {error}", path.display())))?;
-    }
+    arguments.write(&reports)?;
     Failure::all(failures)
 }
 

@@ -1,12 +1,12 @@
 //! `bridgehead token`: who may call the admin API; and `pause` and `resume`, which are short.
 
-use chrono::{TimeDelta, Utc};
-use model::Class;
-use state::Role;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use state::{Role, Token};
 
 use crate::Failure;
 use crate::commands::table;
-use crate::project::Project;
+use crate::desk::{Desk, part};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Arguments {
@@ -41,61 +41,74 @@ pub(crate) enum RoleWord {
     Admin,
 }
 
-pub(crate) fn run(project: &Project, arguments: Arguments) -> Result<(), Failure> {
-    match arguments {
-        Arguments::Make { name, role, days } => make(project, &name, role, days),
-        Arguments::List => list(project),
-        Arguments::Revoke { id } => revoke(project, id),
+impl RoleWord {
+    fn role(self) -> Role {
+        match self {
+            Self::Viewer => Role::Viewer,
+            Self::Operator => Role::Operator,
+            Self::Admin => Role::Admin,
+        }
     }
 }
 
-fn make(project: &Project, name: &str, role: RoleWord, days: u32) -> Result<(), Failure> {
-    let role = match role {
-        RoleWord::Viewer => Role::Viewer,
-        RoleWord::Operator => Role::Operator,
-        RoleWord::Admin => Role::Admin,
-    };
-    let secret = state::new_secret()?;
-    let ends = Utc::now() + TimeDelta::days(days.into());
-    let id = project.store.keep_token(name, role, &secret, ends)?;
-    println!("{secret}");
-    eprintln!("Token {id} of {name}, {} until {}. It is not shown again.", role.word(), ends.format("%Y-%m-%d"));
+pub(crate) async fn run(desk: &Desk, arguments: Arguments) -> Result<(), Failure> {
+    match arguments {
+        Arguments::Make { name, role, days } => make(desk, &name, role.role(), days).await,
+        Arguments::List => list(desk).await,
+        Arguments::Revoke { id } => {
+            let _: Value = desk.delete(&format!("tokens/{id}")).await?;
+            println!("Token {id} is good for nothing now.");
+            Ok(())
+        }
+    }
+}
+
+async fn make(desk: &Desk, name: &str, role: Role, days: u32) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Made {
+        id: i64,
+        token: String,
+        ends: String,
+    }
+    let wanted = json!({"name": name, "role": role, "days": days});
+    let Made { id, token, ends } = desk.post("tokens", &wanted).await?;
+    println!("{token}");
+    eprintln!("Token {id} of {name}, {} until {}. It is not shown again.", role.word(), day(&ends));
     Ok(())
 }
 
-fn list(project: &Project) -> Result<(), Failure> {
+/// Returns the day of a moment in RFC 3339.
+fn day(moment: &str) -> &str {
+    moment.get(..10).unwrap_or(moment)
+}
+
+async fn list(desk: &Desk) -> Result<(), Failure> {
+    #[derive(Deserialize)]
+    struct Tokens {
+        tokens: Vec<Token>,
+    }
+    let Tokens { tokens } = desk.get("tokens").await?;
     let mut rows = table(&["number", "name", "role", "made", "ends", ""]);
-    for token in project.store.tokens()? {
-        let day = |time: &str| time.get(..10).unwrap_or(time).to_owned();
+    for token in tokens {
         let state = if token.revoked { "taken back" } else { "" };
-        let cells = [token.id.to_string(), token.name, token.role.word().to_owned(), day(&token.made)];
-        rows.add_row(cells.into_iter().chain([day(&token.expires), state.to_owned()]));
+        let cells =
+            [&token.id.to_string(), &token.name, token.role.word(), day(&token.made), day(&token.expires), state];
+        rows.add_row(cells);
     }
     println!("{rows}");
     Ok(())
 }
 
-fn revoke(project: &Project, id: i64) -> Result<(), Failure> {
-    if project.store.revoke_token(id)? {
-        println!("Token {id} is good for nothing now.");
-        return Ok(());
-    }
-    Err(Failure::new(Class::Mapping, format!("there is no token {id} that could be taken back")))
-}
-
 /// Pauses a sync.
-pub(crate) fn pause(project: &Project, sync: &str, why: &str) -> Result<(), Failure> {
-    project.syncs(&[sync.to_owned()])?;
-    project.store.pause(sync, why)?;
+pub(crate) async fn pause(desk: &Desk, sync: &str, why: &str) -> Result<(), Failure> {
+    let _: Value = desk.post(&format!("syncs/{}/pause", part(sync)), &json!({"why": why})).await?;
     println!("{sync} is paused.");
     Ok(())
 }
 
 /// Lets a paused sync go on.
-pub(crate) fn resume(project: &Project, sync: &str) -> Result<(), Failure> {
-    if project.store.resume(sync)? {
-        println!("{sync} goes on.");
-        return Ok(());
-    }
-    Err(Failure::new(Class::Mapping, format!("{sync} is not paused")))
+pub(crate) async fn resume(desk: &Desk, sync: &str) -> Result<(), Failure> {
+    let _: Value = desk.post(&format!("syncs/{}/resume", part(sync)), &Value::Null).await?;
+    println!("{sync} goes on.");
+    Ok(())
 }

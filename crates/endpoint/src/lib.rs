@@ -88,7 +88,7 @@ pub fn is_captured(entity: &Entity) -> bool {
 }
 
 /// How far behind a capture is.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Captured {
     /// What captures: a table of notes, or a slot in the log.
     pub name: String,

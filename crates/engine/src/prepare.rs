@@ -1,11 +1,12 @@
 //! A sync checked against both catalogs, and what a run of it would do.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use endpoint::{Endpoint, Read, Stale, Target, Window, is_captured};
 use mapping::{Definition, Direction, Parents, Plan};
 use model::{Class, Entity, Field, Side};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use state::{Checkpoint, Store};
 
 use crate::report::Error;
@@ -16,10 +17,10 @@ use crate::two_way::capture;
 pub(crate) const BATCH_ROWS: usize = 8_192;
 
 /// What a run would do.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Forecast {
     /// Why it would read everything; `None` when it would read only changes.
-    pub full: Option<&'static str>,
+    pub full: Option<Cow<'static, str>>,
     /// Rows that it would read.
     pub rows: u64,
     /// API calls that it would take.
@@ -265,7 +266,7 @@ pub async fn forecast(
     let again = if is_new(&checkpoint, sync.definition.digest) { target.calls() - spent } else { 0 };
     let drift = drift_between(sync, &prepared, store)?;
     Ok(Forecast {
-        full,
+        full: full.map(Cow::Borrowed),
         rows,
         calls: questions + source.forecast_read_calls(rows) + target.forecast_calls(rows) + again,
         calls_left: source.allowance().or(target.allowance()),

@@ -1,5 +1,6 @@
 //! Streams of changes: how they are followed, and what is shown of them.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -68,14 +69,14 @@ pub struct Stream {
 const SILENT: i64 = 10;
 
 /// A stream of changes, and what has become of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StreamState {
     /// The sync.
     pub sync: String,
     /// The side that tells: `Salesforce` or `outside`.
-    pub side: &'static str,
+    pub side: Cow<'static, str>,
     /// `listening`, `stopped`, or `cut off` where nobody said that it was stopped.
-    pub state: &'static str,
+    pub state: Cow<'static, str>,
     /// When that was known, in RFC 3339.
     pub at: String,
     /// What it has done.
@@ -97,7 +98,7 @@ pub fn streams(store: &Store, now: DateTime<Utc>) -> Result<Vec<StreamState>, st
         };
         let side = if shown.side == Side::Salesforce { "Salesforce" } else { "outside" };
         let stream = serde_json::from_str(&shown.body).unwrap_or_default();
-        StreamState { sync: shown.sync, side, state, at: shown.at, stream }
+        StreamState { sync: shown.sync, side: side.into(), state: state.into(), at: shown.at, stream }
     };
     Ok(store.streams()?.into_iter().map(known).collect())
 }

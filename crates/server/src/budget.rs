@@ -77,7 +77,7 @@ fn renewed(api: &Api) -> Answered<Arc<Vec<Budget>>> {
 }
 
 fn made(api: &Api, now: DateTime<Utc>) -> Answered<Vec<Budget>> {
-    let Some(work) = api.work() else { return Ok(Vec::new()) };
+    let Ok(work) = api.work() else { return Ok(Vec::new()) };
     let (last, spent) = (api.store.last_ended_runs()?, api.store.calls_since(&midnight(now).to_rfc3339())?);
     let jobs: BTreeMap<String, Job> = work.plan().jobs.into_iter().map(|job| (job.sync.clone(), job)).collect();
     let report = |sync: &str| -> Option<(Value, &state::Run)> {

@@ -8,6 +8,7 @@ mod api;
 mod auth;
 mod budget;
 mod console;
+mod local;
 mod look;
 mod metrics;
 mod oidc;
@@ -16,6 +17,7 @@ mod problem;
 mod schedule;
 mod scheduler;
 mod versions;
+mod work;
 
 use std::future::IntoFuture as _;
 use std::net::SocketAddr;
@@ -26,12 +28,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use alerts::{Alerts, AlertsConfig, When, watch};
-pub use look::{Answer, Connected, FieldPair, Fields, Mapped, MappedEntity, Tried};
+pub use local::Local;
+pub use look::{Answer, Capture, Connected, FieldPair, Fields, Mapped, MappedEntity, Tried};
 pub use metrics::NAMES as METRICS;
 pub use oidc::{Oidc, OidcConfig};
 pub use schedule::{Event, Missed, Schedule, ScheduleConfig};
-pub use scheduler::{AtOnce, COMPARISON, Handle, Job, Plan, Planned, Scheduler, Work};
+pub use scheduler::{AtOnce, COMPARISON, Handle, Job, Plan, Planned, Scheduler};
 pub use versions::difference;
+pub use work::{Asked, CompareWanted, Deployed, Deploying, Refused, RunWanted, TakenBack, Work};
 
 /// Why there is no API.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +88,13 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let stop = CancellationToken::new();
         let oidc = oidc.map(|oidc| oidc.at(address));
-        let api = Arc::new(api::Api::new(store, scheduler, address.ip().is_loopback(), oidc));
+        let api = Arc::new(api::Api::new(
+            store,
+            scheduler.as_ref().map(Handle::work),
+            scheduler,
+            address.ip().is_loopback(),
+            oidc,
+        ));
         let router = api::router(Arc::clone(&api));
         // The first who looks does not wait for it.
         tokio::task::spawn_blocking(move || budget::budgets(&api).map(drop));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::Side;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A pair of fields, as a mapping has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -83,6 +83,19 @@ pub struct Tried {
     pub sync: String,
     /// For each way that its records move what would become of some.
     pub previews: Vec<engine::Preview>,
+}
+
+/// How the changes of a sync are noted outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// The sync.
+    pub sync: String,
+    /// What notes them: a table of notes, or a slot in the log; `None` before the first run makes it.
+    pub name: Option<String>,
+    /// Bytes of its log that the system keeps for us; `None` where it keeps none.
+    pub kept_bytes: Option<u64>,
+    /// What is wrong with it, or soon will be.
+    pub trouble: Option<String>,
 }
 
 /// A record's fields as its system has them; `None` where there is no such record.

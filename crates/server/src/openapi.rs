@@ -1,6 +1,8 @@
 //! What the admin API answers, as an OpenAPI description made from the very list that its routes are made of. Source: OpenAPI
 //! Specification 3.1.
 
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use state::Role;
 
@@ -12,8 +14,8 @@ pub(crate) struct Call {
     /// The least that a caller has to be; `None` where nobody is asked.
     role: Option<Role>,
     query: &'static [&'static str],
-    /// The fields of the body, each with its values where only some are good.
-    body: &'static [(&'static str, &'static [&'static str])],
+    /// What the body has to be, and whether there has to be one.
+    body: Option<(fn() -> Value, bool)>,
     /// The status of what is well, and those of what is not besides what any call may meet.
     good: u16,
     bad: &'static [u16],
@@ -21,7 +23,7 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) const fn get(path: &'static str, what: &'static str) -> Self {
-        Self { method: "get", path, what, role: Some(Role::Viewer), query: &[], body: &[], good: 200, bad: &[] }
+        Self { method: "get", path, what, role: Some(Role::Viewer), query: &[], body: None, good: 200, bad: &[] }
     }
 
     pub(crate) const fn post(path: &'static str, what: &'static str) -> Self {
@@ -29,7 +31,7 @@ impl Call {
     }
 
     pub(crate) const fn delete(path: &'static str, what: &'static str) -> Self {
-        Self { method: "delete", good: 204, bad: &[404], ..Self::post(path, what) }
+        Self { method: "delete", ..Self::post(path, what) }
     }
 
     pub(crate) const fn needs(self, role: Option<Role>) -> Self {
@@ -41,8 +43,14 @@ impl Call {
         Self { query, bad: &[400], ..self }
     }
 
-    pub(crate) const fn sends(self, body: &'static [(&'static str, &'static [&'static str])]) -> Self {
-        Self { body, ..self }
+    /// What its body is read as.
+    pub(crate) const fn sends<T: JsonSchema>(self) -> Self {
+        Self { body: Some((schema::<T>, true)), ..self }
+    }
+
+    /// What its body is read as, where it has one.
+    pub(crate) const fn may_send<T: JsonSchema>(self) -> Self {
+        Self { body: Some((schema::<T>, false)), ..self }
     }
 
     pub(crate) const fn answers(self, good: u16, bad: &'static [u16]) -> Self {
@@ -61,7 +69,7 @@ impl Call {
         };
         answers.insert(self.good.to_string(), good);
         let asked: &[u16] = if self.role.is_some() { &[401, 403, 429, 500] } else { &[] };
-        let sent: &[u16] = if self.body.is_empty() { &[] } else { &[400, 413, 415, 422] };
+        let sent: &[u16] = if self.body.is_none() { &[] } else { &[400, 413, 415, 422] };
         for status in self.bad.iter().chain(asked).chain(sent) {
             answers.insert(status.to_string(), wrong());
         }
@@ -73,6 +81,7 @@ impl Call {
             let schema = match *name {
                 "limit" => json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 50}),
                 "after" | "before" | "run" => json!({"type": "integer"}),
+                "now" => json!({"type": "boolean", "default": false}),
                 _ => json!({"type": "string"}),
             };
             json!({"name": name, "in": "query", "schema": schema})
@@ -82,23 +91,20 @@ impl Call {
             call["security"] = json!([{"token": []}]);
             call["description"] = format!("Needs the role {}.", role.word()).into();
         }
-        if !self.body.is_empty() {
-            let field = |(name, values): &(&'static str, &[&str])| {
-                let schema = match *name {
-                    "days" => json!({"type": "integer", "minimum": 1, "maximum": 3650}),
-                    _ if values.is_empty() => json!({"type": "string"}),
-                    _ => json!({"type": "string", "enum": values}),
-                };
-                ((*name).to_owned(), schema)
-            };
-            let fields: Map<String, Value> = self.body.iter().map(field).collect();
-            let required: Vec<&String> = fields.keys().collect();
-            let body =
-                json!({"type": "object", "required": required, "properties": fields, "additionalProperties": false});
-            call["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": body}}});
+        if let Some((schema, required)) = self.body {
+            call["requestBody"] = json!({"required": required, "content": {"application/json": {"schema": schema()}}});
         }
         call
     }
+}
+
+/// Returns what a body has to be, whole in itself.
+fn schema<T: JsonSchema>() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    SchemaGenerator::new(settings).into_root_schema_for::<T>().to_value()
 }
 
 /// Returns the description of these calls.

@@ -2,7 +2,10 @@
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use model::Class;
 use serde_json::json;
+
+use crate::work::Refused;
 
 /// A call that can't be answered.
 #[derive(Debug)]
@@ -11,6 +14,8 @@ pub(crate) struct Problem {
     detail: String,
     /// Seconds after which it may be tried again.
     after: Option<u16>,
+    /// What can be done about it, where that is known better than by the status.
+    class: Option<Class>,
 }
 
 /// What calls are answered with.
@@ -18,7 +23,7 @@ pub(crate) type Answered<T> = Result<T, Problem>;
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), after: None }
+        Self { status, detail: detail.into(), after: None, class: None }
     }
 
     /// The same problem, which may be gone after so many seconds.
@@ -40,6 +45,19 @@ impl Problem {
     }
 }
 
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        let status = match refused.class {
+            Class::Mapping => StatusCode::UNPROCESSABLE_ENTITY,
+            Class::Rejected | Class::Stopped => StatusCode::CONFLICT,
+            // It is a system behind us that can't be reached, or does not let us in.
+            Class::Auth | Class::Transient { .. } | Class::Exhausted => StatusCode::BAD_GATEWAY,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { class: Some(refused.class), ..Self::new(status, refused.text) }
+    }
+}
+
 impl From<state::Error> for Problem {
     fn from(error: state::Error) -> Self {
         tracing::error!(%error, "the state cannot be used");
@@ -50,7 +68,10 @@ impl From<state::Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason();
-        let body = json!({"status": self.status.as_u16(), "title": title, "detail": self.detail});
+        let mut body = json!({"status": self.status.as_u16(), "title": title, "detail": self.detail});
+        if let Some(class) = self.class {
+            body["class"] = json!(class);
+        }
         let mut response =
             (self.status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response();
         if let Some(seconds) = self.after {

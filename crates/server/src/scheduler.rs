@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use state::{Link, Store};
+use state::Store;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::look::{Answer, Connected, Fields, Mapped, Tried};
 use crate::schedule::{Missed, Schedule};
+use crate::work::{Asked, Work};
 
 /// Longest sleep: whoever sets the clock is noticed by then.
 const LOOK: Duration = Duration::from_secs(15);
@@ -58,78 +58,6 @@ pub struct Plan {
     pub digest: u64,
 }
 
-/// Whoever runs syncs.
-pub trait Work: Send + Sync + 'static {
-    /// Returns what there is to do, by the configuration as it is now.
-    fn plan(&self) -> Plan;
-
-    /// Runs a sync to its end, on a thread of its own; returns whether no row is missing. `replay` are dead letters to try again,
-    /// and `stop` asks it to stop at the next checkpoint. A sync whose schedule is [`Schedule::OnChanges`] goes on until then,
-    /// unless there is something to try again.
-    ///
-    /// # Errors
-    ///
-    /// Why it could not go on, for the log.
-    fn run(&self, sync: &str, replay: BTreeSet<i64>, stop: CancellationToken) -> Result<bool, String>;
-
-    /// Returns how far a sync is that runs: its rows, and how many there are, as far as that is known.
-    fn progress_of(&self, sync: &str) -> Option<(u64, u64)>;
-
-    /// Puts back what a run of a two-way sync wrote, but for what was changed since; returns what came of it, as a sentence.
-    ///
-    /// # Errors
-    ///
-    /// Why it could not.
-    fn undo(&self, run: i64, actor: &str) -> Result<String, String>;
-
-    /// Returns what is mapped onto what.
-    fn mappings(&self) -> Vec<Mapped>;
-
-    /// Returns the text of a mapping's file, as it is at work; `None` where there is no such mapping.
-    fn mapping_text(&self, mapping: &str) -> Option<String>;
-
-    /// Checks another text of a mapping against both systems, and says what its syncs would make of some records. Nothing is written.
-    ///
-    /// # Errors
-    ///
-    /// Everything that is wrong with it, with file, line and column where it is in the text.
-    fn try_mapping(&self, mapping: &str, text: &str) -> Result<Vec<Tried>, Vec<String>>;
-
-    /// Keeps the configuration with another text of a mapping as a version, which is not put to work yet; returns its number.
-    ///
-    /// # Errors
-    ///
-    /// As [`Work::try_mapping`].
-    fn keep_mapping(&self, mapping: &str, text: &str, author: &str, reason: &str) -> Result<i64, Vec<String>>;
-
-    /// Checks a version that was kept, and puts it to work; false where there is no such version.
-    ///
-    /// # Errors
-    ///
-    /// Everything that is wrong with it.
-    fn put_to_work(&self, version: i64, author: &str, reason: &str) -> Result<bool, Vec<String>>;
-
-    /// Returns how the project is set up, for people to read: names and values, nothing secret.
-    fn settings(&self) -> Vec<(String, String)>;
-
-    /// Returns the two records of a link, of Salesforce and outside, as they are now.
-    ///
-    /// # Errors
-    ///
-    /// Why a side can't say.
-    fn record(&self, mapping: &str, link: &Link) -> [Result<Fields, String>; 2];
-
-    /// Returns the connections, by name.
-    fn connections(&self) -> Vec<Connected>;
-
-    /// Asks a connection what it has, and whether what mappings name of it is as it was.
-    ///
-    /// # Errors
-    ///
-    /// Why it can't be used.
-    fn try_connection(&self, name: &str) -> Result<Answer, String>;
-}
-
 /// What the scheduler knows of a sync.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Planned {
@@ -145,11 +73,20 @@ pub struct Planned {
     pub paused: Option<String>,
     /// How its last run under this scheduler failed.
     pub failed: Option<String>,
+    /// How many of its runs ended under this scheduler.
+    pub ended: u64,
+}
+
+impl Planned {
+    /// True where it neither is at work, nor will be, nor failed.
+    fn is_idle(&self) -> bool {
+        let Self { next, running_since, waiting_since, paused, failed, follows: _, ended: _ } = self;
+        next.or(*running_since).or(*waiting_since).is_none() && paused.is_none() && failed.is_none()
+    }
 }
 
 enum Command {
-    Run(String),
-    Replay(String, BTreeSet<i64>),
+    Run(String, Box<Asked>),
     Changed,
 }
 
@@ -171,27 +108,29 @@ impl std::fmt::Debug for Handle {
 impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Run(sync) => write!(f, "Run({sync})"),
-            Self::Replay(sync, letters) => write!(f, "Replay({sync}, {letters:?})"),
+            Self::Run(sync, asked) => write!(f, "Run({sync}, {asked:?})"),
             Self::Changed => f.write_str("Changed"),
         }
     }
 }
 
 impl Handle {
-    /// Returns what is known of each sync, by name.
+    /// Returns what is known of each sync, by name; of what compares syncs, that which is or will be at work.
     pub fn planned(&self) -> BTreeMap<String, Planned> {
-        self.shown.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+        let wanted = shown.iter().filter(|(sync, planned)| !sync.ends_with(COMPARISON) || !planned.is_idle());
+        wanted.map(|(sync, planned)| (sync.clone(), planned.clone())).collect()
     }
 
-    /// Lets a sync run as soon as its turn comes, also where it is paused; false where there is none of this name.
-    pub fn run(&self, sync: &str) -> bool {
-        self.planned().contains_key(sync) && self.commands.send(Command::Run(sync.to_owned())).is_ok()
+    /// Returns what is known of one sync.
+    pub fn planned_of(&self, sync: &str) -> Option<Planned> {
+        self.shown.read().unwrap_or_else(PoisonError::into_inner).get(sync).cloned()
     }
 
-    /// Lets a sync run with these dead letters tried again; false where there is none of this name.
-    pub fn replay(&self, sync: &str, letters: BTreeSet<i64>) -> bool {
-        self.planned().contains_key(sync) && self.commands.send(Command::Replay(sync.to_owned(), letters)).is_ok()
+    /// Lets a sync run as soon as its turn comes, also where it is paused; false where there is none of this name. What it
+    /// compares is asked for by its name with [`COMPARISON`] behind it.
+    pub fn run(&self, sync: &str, asked: Asked) -> bool {
+        self.planned_of(sync).is_some() && self.commands.send(Command::Run(sync.to_owned(), Box::new(asked))).is_ok()
     }
 
     /// Returns whoever runs syncs.
@@ -253,7 +192,7 @@ impl Scheduler {
             followed: HashMap::new(),
             due: BTreeSet::new(),
             planned: BTreeMap::new(),
-            replays: HashMap::new(),
+            asked: HashMap::new(),
             tasks: JoinSet::new(),
         };
         running.reload();
@@ -300,8 +239,8 @@ struct Running {
     /// What is planned, the next first.
     due: BTreeSet<(DateTime<Utc>, String)>,
     planned: BTreeMap<String, Planned>,
-    /// Dead letters that are to be tried again, by sync.
-    replays: HashMap<String, BTreeSet<i64>>,
+    /// How what waits is to run, where somebody asked for it.
+    asked: HashMap<String, Asked>,
     tasks: JoinSet<Ended>,
 }
 
@@ -317,15 +256,7 @@ impl Running {
             };
             tokio::select! {
                 command = asked.recv() => match command {
-                    Some(Command::Run(sync)) => self.wait(&sync),
-                    Some(Command::Replay(sync, letters)) => {
-                        // What follows changes stops for it, comes back for it, and goes on behind it.
-                        match self.followed.get(&sync) {
-                            Some(stop) => stop.cancel(),
-                            None => self.wait(&sync),
-                        }
-                        self.replays.entry(sync).or_default().extend(letters);
-                    }
+                    Some(Command::Run(sync, asked)) => self.ask(&sync, *asked),
                     Some(Command::Changed) => self.reload(),
                     None => break,
                 },
@@ -387,8 +318,32 @@ impl Running {
                 break;
             }
             self.due.pop_first();
-            self.wait(&sync);
+            self.wait_also(&sync);
         }
+    }
+
+    /// Lets a sync wait for its turn as somebody asked for it.
+    fn ask(&mut self, sync: &str, asked: Asked) {
+        match self.followed.get(sync) {
+            Some(_) if asked.is_plain() => return,
+            // What follows changes stops for it, comes back for it, and goes on behind it.
+            Some(stop) => stop.cancel(),
+            None => {}
+        }
+        let waits = self.planned.get(sync).is_some_and(|planned| planned.waiting_since.is_some());
+        let before = self.asked.remove(sync).or_else(|| waits.then(Asked::due));
+        self.asked.insert(sync.to_owned(), before.map(|before| before.and(asked.clone())).unwrap_or(asked));
+        self.wait(sync);
+    }
+
+    /// Lets a sync wait for its turn that is due, and whatever else is asked of it.
+    fn wait_also(&mut self, sync: &str) {
+        // One that follows changes only comes back for what was asked.
+        let follows = self.jobs.get(sync).is_some_and(|job| matches!(job.schedule, Some(Schedule::OnChanges)));
+        if !follows && let Some(asked) = self.asked.remove(sync) {
+            self.asked.insert(sync.to_owned(), asked.and(Asked::due()));
+        }
+        self.wait(sync);
     }
 
     fn wait(&mut self, sync: &str) {
@@ -439,7 +394,8 @@ impl Running {
         };
         let follows = |job: &&Job| matches!(job.schedule, Some(Schedule::OnChanges));
         let follows = self.jobs.values().filter(follows).map(|job| &job.sync).filter(waits);
-        let follows: Vec<String> = follows.filter(|sync| !self.replays.contains_key(*sync)).cloned().collect();
+        let plain = |sync: &&String| self.asked.get(*sync).is_none_or(Asked::is_plain);
+        let follows: Vec<String> = follows.filter(plain).cloned().collect();
         for sync in follows {
             let stop = self.spawn(&sync);
             self.followed.insert(sync.clone(), stop);
@@ -457,10 +413,10 @@ impl Running {
     fn spawn(&mut self, sync: &str) -> CancellationToken {
         let (work, stop, name) = (Arc::clone(&self.work), self.stop.child_token(), sync.to_owned());
         let given = stop.clone();
-        let replay = self.replays.remove(sync).unwrap_or_default();
+        let asked = self.asked.remove(sync).unwrap_or_else(Asked::due);
         self.tasks.spawn(async move {
             let sync = name.clone();
-            let run = tokio::task::spawn_blocking(move || work.run(&name, replay, stop)).await;
+            let run = tokio::task::spawn_blocking(move || work.run(&name, asked, stop)).await;
             Ended { sync, result: run.unwrap_or_else(|error| Err(format!("it ended badly: {error}"))) }
         });
         if let Some(planned) = self.planned.get_mut(sync) {
@@ -477,6 +433,7 @@ impl Running {
         let at_once = self.followed.remove(&sync).is_some_and(|stop| stop.is_cancelled());
         if let Some(planned) = self.planned.get_mut(&sync) {
             (planned.running_since, planned.follows) = (None, false);
+            planned.ended += 1;
             planned.failed = result.as_ref().err().filter(|_| !stopped && !at_once).cloned();
         }
         if stopped {
@@ -509,7 +466,7 @@ impl Running {
                 let next: Vec<String> = self.jobs.values().filter(behind).map(|job| job.sync.clone()).collect();
                 for next in next {
                     if self.planned.get(&next).is_some_and(|planned| planned.paused.is_none()) {
-                        self.wait(&next);
+                        self.wait_also(&next);
                     }
                 }
             }

@@ -1,12 +1,16 @@
 //! The scheduler with work that does nothing but wait to be told to end.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use server::{Answer, AtOnce, Connected, Fields, Handle, Job, Mapped, Missed, Plan, Schedule, Scheduler, Tried, Work};
-use state::{Link, Store};
+use model::Class;
+use server::{
+    Alerts, Answer, Asked, AtOnce, Capture, Connected, Deployed, Deploying, Fields, Handle, Job, Mapped, Missed, Plan,
+    Refused, RunWanted, Schedule, Scheduler, TakenBack, Tried, Work,
+};
+use state::{Files, Link, Store};
 use tokio_util::sync::CancellationToken;
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
@@ -22,6 +26,8 @@ struct Puppets {
     connections: BTreeMap<String, usize>,
     /// What runs, in the order in which it began; and how a run is to end.
     state: Mutex<(Vec<String>, HashMap<String, Ends>)>,
+    /// How each of them was asked for.
+    asked: Mutex<Vec<Asked>>,
     told: Condvar,
 }
 
@@ -47,9 +53,10 @@ impl Work for Puppets {
         Plan { digest: jobs.len() as u64, jobs, at_once }
     }
 
-    fn run(&self, sync: &str, _replay: BTreeSet<i64>, stop: CancellationToken) -> Ends {
+    fn run(&self, sync: &str, asked: Asked, stop: CancellationToken) -> Ends {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.0.push(sync.to_owned());
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
         loop {
             if let Some(result) = state.1.remove(sync) {
                 return result;
@@ -65,8 +72,16 @@ impl Work for Puppets {
         None
     }
 
-    fn undo(&self, _run: i64, _actor: &str) -> Result<String, String> {
-        Err("there is nothing to undo".to_owned())
+    fn forecast(&self, _sync: &str) -> Result<engine::Forecast, Refused> {
+        Err(nothing())
+    }
+
+    fn undo(&self, _run: i64, _force: bool, _actor: &str) -> Result<engine::Report, Refused> {
+        Err(nothing())
+    }
+
+    fn take_back(&self, _actor: &str) -> Result<TakenBack, Refused> {
+        Err(nothing())
     }
 
     fn mappings(&self) -> Vec<Mapped> {
@@ -77,20 +92,28 @@ impl Work for Puppets {
         None
     }
 
-    fn try_mapping(&self, _mapping: &str, _text: &str) -> Result<Vec<Tried>, Vec<String>> {
-        Ok(Vec::new())
+    fn try_mapping(&self, _mapping: &str, _text: &str) -> Result<Vec<Tried>, Refused> {
+        Err(nothing())
     }
 
-    fn keep_mapping(&self, _mapping: &str, _text: &str, _author: &str, _reason: &str) -> Result<i64, Vec<String>> {
-        Ok(1)
+    fn keep_mapping(&self, _mapping: &str, _text: &str, _author: &str, _reason: &str) -> Result<i64, Refused> {
+        Err(nothing())
     }
 
-    fn put_to_work(&self, _version: i64, _author: &str, _reason: &str) -> Result<bool, Vec<String>> {
-        Ok(false)
+    fn deploy(&self, _: Files, _: &str, _: &str, _: &str, _: Deploying) -> Result<Deployed, Refused> {
+        Err(nothing())
+    }
+
+    fn put_to_work(&self, _version: i64, _actor: &str, _author: &str, _reason: &str) -> Result<bool, Refused> {
+        Err(nothing())
     }
 
     fn settings(&self) -> Vec<(String, String)> {
         Vec::new()
+    }
+
+    fn alerts(&self) -> Result<Arc<Alerts>, Refused> {
+        Err(nothing())
     }
 
     fn record(&self, _mapping: &str, _link: &Link) -> [Result<Fields, String>; 2] {
@@ -101,9 +124,30 @@ impl Work for Puppets {
         Vec::new()
     }
 
-    fn try_connection(&self, name: &str) -> Result<Answer, String> {
-        Err(format!("there is no {name}"))
+    fn try_connection(&self, _name: &str) -> Result<Answer, Refused> {
+        Err(nothing())
     }
+
+    fn entities(&self, _connection: &str) -> Result<Vec<String>, Refused> {
+        Err(nothing())
+    }
+
+    fn entity(&self, _connection: &str, _entity: &str) -> Result<model::Entity, Refused> {
+        Err(nothing())
+    }
+
+    fn captures(&self) -> Vec<Capture> {
+        Vec::new()
+    }
+
+    fn drop_capture(&self, _sync: &str, _actor: &str) -> Result<Option<String>, Refused> {
+        Err(nothing())
+    }
+}
+
+/// There is no project behind it.
+fn nothing() -> Refused {
+    Refused { text: "there is no project".to_owned(), class: Class::Internal }
 }
 
 fn job(sync: &str, schedule: Option<Schedule>, priority: i32) -> Job {
@@ -151,7 +195,7 @@ async fn the_important_run_first_and_no_more_at_once_than_is_allowed() -> Result
     first.sort();
     assert_eq!(first, ["high", "middle"]);
     assert!(waits(&handle, "low") && !runs(&handle, "asked"));
-    assert!(handle.run("asked") && !handle.run("nobody"));
+    assert!(handle.run("asked", Asked::default()) && !handle.run("nobody", Asked::default()));
     until(|| waits(&handle, "asked")).await;
     work.end("high", Ok(true));
     until(|| work.begun().len() == 3).await;
@@ -186,7 +230,7 @@ async fn one_runs_behind_another_that_ran_well_and_only_then() -> Result<(), Fai
     let handle = scheduler.handle();
     for (result, begun) in [(Err("no".to_owned()), 1), (Ok(false), 2), (Ok(true), 3)] {
         if begun > 1 {
-            assert!(handle.run("orders"));
+            assert!(handle.run("orders", Asked::default()));
         }
         until(|| work.begun().len() == begun).await;
         work.end("orders", result);
@@ -297,13 +341,48 @@ async fn what_follows_changes_keeps_nobody_waiting_and_begins_anew_with_another_
     // Dead letters are tried again by a run of their own, which waits for its turn, and then it goes on.
     work.end("report", Ok(true));
     until(|| !runs(&handle, "report")).await;
-    assert!(handle.replay("orders", BTreeSet::from([7])));
+    assert!(handle.run("orders", Asked { letters: [7].into(), ..Asked::default() }));
     until(|| begun("orders") == 3).await;
     assert!(!handle.planned()["orders"].follows, "this is a run");
     work.end("orders", Ok(true));
     *work.jobs.lock().unwrap_or_else(PoisonError::into_inner) = vec![followed];
     handle.changed();
     until(|| handle.planned().len() == 1).await;
+    scheduler.drain().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_run_is_as_it_was_asked_for_by_all_who_did() -> Result<(), Failed> {
+    let store = Store::in_memory()?;
+    let work = Puppets::new(vec![job("orders", None, 0), job("orders: compare", None, 0), job("other", None, 0)], 1);
+    let scheduler = Scheduler::start(store, work.clone());
+    let handle = scheduler.handle();
+    assert!(!handle.planned().contains_key("orders: compare"), "what is never compared is not shown");
+    assert!(handle.run("other", Asked::default()));
+    until(|| runs(&handle, "other")).await;
+    let by = |actor: &str, pilot, full| {
+        let run = RunWanted { pilot, full, ..RunWanted::default() };
+        Asked { actor: Some(actor.to_owned()), run, ..Asked::default() }
+    };
+    // While it waits for its turn a second one asks for a slice, and a third for everything.
+    assert!(handle.run("orders", by("ada", Some(5), false)) && handle.run("orders", by("ben", Some(9), false)));
+    until(|| waits(&handle, "orders")).await;
+    work.end("other", Ok(true));
+    until(|| runs(&handle, "orders")).await;
+    assert!(handle.run("orders", by("ada", Some(5), false)) && handle.run("orders", by("eve", None, true)));
+    assert!(handle.run("orders: compare", by("eve", None, false)) && !handle.run("nobody: compare", Asked::default()));
+    until(|| waits(&handle, "orders") && handle.planned().contains_key("orders: compare")).await;
+    work.end("orders", Ok(true));
+    until(|| work.begun().len() == 3).await;
+    let asked = work.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    assert_eq!(asked[1], by("ben", Some(9), false), "of two slices the later");
+    assert_eq!(asked[2], by("eve", None, true), "everything has the slice in it");
+    work.end("orders", Ok(true));
+    until(|| work.begun().len() == 4).await;
+    work.end("orders: compare", Ok(true));
+    until(|| !handle.planned().contains_key("orders: compare")).await;
+    assert_eq!(handle.planned_of("orders").map(|planned| planned.ended), Some(2));
     scheduler.drain().await;
     Ok(())
 }

@@ -52,7 +52,26 @@ pub enum Happened {
 }
 
 impl Happened {
-    fn word(self) -> &'static str {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::RunBegun,
+        Self::RunEnded,
+        Self::Reconciled,
+        Self::ConflictResolved,
+        Self::DeadLetterDropped,
+        Self::DeadLetterEdited,
+        Self::VersionKept,
+        Self::Deployed,
+        Self::AlertRaised,
+        Self::AlertOver,
+        Self::Paused,
+        Self::Resumed,
+        Self::Access,
+        Self::Pruned,
+    ];
+
+    /// Returns its name, as entries have it.
+    pub fn word(self) -> &'static str {
         match self {
             Self::RunBegun => "run_begun",
             Self::RunEnded => "run_ended",
@@ -247,6 +266,14 @@ impl Store {
         self.with(|db| {
             let sql = "SELECT id, at, actor, what, sync, run, body, before, hash FROM audit WHERE id > ?1 ORDER BY id LIMIT ?2";
             db.prepare_cached(sql)?.query_map([after, PAGE], entry)?.collect()
+        })
+    }
+
+    /// True where an entry has this hash, or begins with it.
+    pub fn has_audit_hash(&self, hash: &str) -> Result<bool> {
+        let hash = unhex(hash);
+        self.with(|db| {
+            db.query_row("SELECT EXISTS (SELECT 1 FROM audit WHERE ?1 IN (hash, before))", [hash], |row| row.get(0))
         })
     }
 

@@ -19,10 +19,14 @@ const LONGEST: TimeDelta = TimeDelta::hours(24);
 const NOTED: TimeDelta = TimeDelta::minutes(5);
 /// Most sessions; the one unused for longest goes for a new one.
 const MOST: u32 = 1_000;
+/// Bytes of a hash that are enough to tell sessions apart.
+const ID_BYTES: usize = 8;
 
 /// Somebody who is signed in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Session {
+    /// What tells it from others; nobody can use it to be somebody.
+    pub id: String,
     /// Who.
     pub name: String,
     /// What they may do.
@@ -64,7 +68,8 @@ impl Store {
     pub fn session(&self, secret: &str, now: DateTime<Utc>) -> Result<Option<Session>> {
         let hash = hash_of(secret);
         self.with(|db| {
-            let sql = "SELECT name, role, token, began, used FROM session WHERE hash = ?1 AND used > ?2 AND began > ?3";
+            let sql =
+                "SELECT hash, name, role, token, began, used FROM session WHERE hash = ?1 AND used > ?2 AND began > ?3";
             let since = [IDLE, LONGEST].map(|span| (now - span).to_rfc3339());
             let found = db.prepare_cached(sql)?.query_row(params![hash, since[0], since[1]], session).optional()?;
             if found.as_ref().is_some_and(|session| session.used < (now - NOTED).to_rfc3339()) {
@@ -79,11 +84,27 @@ impl Store {
         self.with(|db| db.execute("DELETE FROM session WHERE hash = ?1", [hash_of(secret)])).map(drop)
     }
 
+    /// Ends the session of somebody else; false where there is none that is called so.
+    pub fn sign_out(&self, id: &str) -> Result<bool> {
+        self.with(|db| {
+            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let sql = "DELETE FROM session WHERE lower(hex(substr(hash, 1, ?2))) = ?1 RETURNING name";
+            let name: Option<String> =
+                transaction.query_row(sql, params![id, ID_BYTES as i64], |row| row.get(0)).optional()?;
+            if let Some(name) = &name {
+                let told = json!({"signed_out": name});
+                audit::append(&transaction, &self.actor, Happened::Access, None, None, &told)?;
+            }
+            transaction.commit()?;
+            Ok(name.is_some())
+        })
+    }
+
     /// Returns who is signed in, the last used first.
     pub fn sessions(&self, now: DateTime<Utc>) -> Result<Vec<Session>> {
         self.with(|db| {
             let sql =
-                "SELECT name, role, token, began, used FROM session WHERE used > ?1 AND began > ?2 ORDER BY used DESC";
+                "SELECT hash, name, role, token, began, used FROM session WHERE used > ?1 AND began > ?2 ORDER BY used DESC";
             let since = [IDLE, LONGEST].map(|span| (now - span).to_rfc3339());
             db.prepare_cached(sql)?.query_map(since, session)?.collect()
         })
@@ -92,11 +113,12 @@ impl Store {
 
 fn session(row: &rusqlite::Row<'_>) -> rusqlite::Result<Session> {
     Ok(Session {
-        name: row.get(0)?,
-        role: Role::of(&row.get::<_, String>(1)?),
-        token: row.get(2)?,
-        began: row.get(3)?,
-        used: row.get(4)?,
+        id: audit::hex(row.get::<_, Vec<u8>>(0)?.get(..ID_BYTES).unwrap_or_default()),
+        name: row.get(1)?,
+        role: Role::of(&row.get::<_, String>(2)?),
+        token: row.get(3)?,
+        began: row.get(4)?,
+        used: row.get(5)?,
     })
 }
 
@@ -123,6 +145,10 @@ mod tests {
         assert!(store.session("s3cret", later + TimeDelta::hours(14)).unwrap().is_some());
         assert!(store.session("s3cret", later + TimeDelta::hours(18)).unwrap().is_none());
         assert_eq!(store.sessions(now).unwrap().len(), 1);
+        store.begin_session("eve", Role::Viewer, None, "other").unwrap();
+        let eve = store.session("other", now).unwrap().unwrap().id;
+        assert!(store.acting_as("ada").sign_out(&eve).unwrap() && !store.sign_out(&eve).unwrap());
+        assert!(store.session("other", now).unwrap().is_none());
         store.end_session("s3cret").unwrap();
         assert!(store.session("s3cret", now).unwrap().is_none());
         assert!(!format!("{:?}", store.audit_after(0).unwrap()).contains("s3cret"));

@@ -12,6 +12,7 @@ mod log_capture;
 mod pairing;
 mod projects;
 mod reconcile;
+mod remote;
 mod runs;
 mod sandbox;
 mod secrets;

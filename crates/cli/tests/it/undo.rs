@@ -16,11 +16,7 @@ async fn last_run(bench: &Bench) -> Result<String, Failed> {
 async fn last_undo(bench: &Bench) -> Result<String, Failed> {
     let output = bench.call(&["runs", "--json"]).await?;
     let runs: Value = serde_json::from_slice(&output.stdout)?;
-    let undo = runs
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|run| run["body"].as_str().is_some_and(|body| !body.contains("\"undoes\":null")));
+    let undo = runs.as_array().into_iter().flatten().find(|run| !run["report"]["undoes"].is_null());
     Ok(undo.ok_or("an undo")?["id"].to_string())
 }
 

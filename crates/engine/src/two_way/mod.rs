@@ -15,6 +15,7 @@ mod slice;
 mod undo;
 mod write;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use arrow::array::RecordBatch;
@@ -216,7 +217,7 @@ pub async fn forecast_pairs(
         calls += end.forecast_read_calls(count) + ends[place(side.other())].forecast_calls(count);
     }
     Ok(Forecast {
-        full,
+        full: full.map(Cow::Borrowed),
         rows,
         calls,
         calls_left: ends[0].allowance(),

@@ -6,7 +6,6 @@
 mod channel;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -434,11 +433,16 @@ fn message(alerts: &[(&Alert, bool)], console: Option<&str>) -> Message {
 }
 
 /// Looks at rules until `stop`; `alerts` are those of the configuration as it is now.
-pub async fn watch(store: Store, scheduler: Handle, alerts: impl Fn() -> Arc<Alerts> + Send, stop: CancellationToken) {
+pub async fn watch(store: Store, scheduler: Handle, stop: CancellationToken) {
     while !stop.is_cancelled() {
         // The store is asked a few short questions.
-        if let Err(error) = alerts().round(&store, scheduler.planned()).await {
-            tracing::error!(%error, "alerts can't be looked at");
+        match scheduler.work().alerts() {
+            Ok(alerts) => {
+                if let Err(error) = alerts.round(&store, scheduler.planned()).await {
+                    tracing::error!(%error, "alerts can't be looked at");
+                }
+            }
+            Err(error) => tracing::error!(%error, "alerts can't be told to anybody"),
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}

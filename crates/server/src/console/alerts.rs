@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::extract::{Path, State};
+use axum::extract::{Form, Path, State};
+use axum::response::Html;
 use maud::{Markup, PreEscaped, html};
-use state::Alert;
+use serde::Deserialize;
+use state::{Alert, Role};
 
 use super::pages::{in_path, page_of, time};
-use super::{Looking, Shown, page};
+use super::{Looking, Shown, Told, may, page, token};
 use crate::alerts::When;
-use crate::api::Api;
+use crate::api::{Api, try_channel};
 use crate::problem::Problem;
 
 /// The alerts in a list; nothing where there are none.
@@ -35,6 +37,22 @@ pub(super) async fn alerts(State(api): State<Arc<Api>>, Extension(visitor): Look
             @if alerts.is_empty() {
                 div class="card empty" { p { "\u{2713} No alert holds." } p { "Rules under " code { "alerts" } " in " code { "bridgehead.yaml" } " say what people are told of, and where." } }
             } @else { (list(&alerts)) }
+            h2 { "Who is told" }
+            @let configured = api.work().ok().and_then(|work| work.alerts().ok());
+            @let channels = configured.as_ref().map(|alerts| alerts.channels()).unwrap_or_default();
+            @if channels.is_empty() {
+                p class="soft" { "Nobody: " code { "alerts.to" } " in " code { "bridgehead.yaml" } " has no place yet." }
+            } @else {
+                ul class="plain" { @for name in channels { li {
+                    (name) " "
+                    @if visitor.role >= Role::Operator {
+                        form class="inline" method="post" action="/alerts/test" {
+                            (token(&visitor)) input type="hidden" name="to" value=(name);
+                            button aria-label={ "Send a test to " (name) } { "Send a test" }
+                        }
+                    }
+                } } }
+            }
             h2 { "Runbooks" }
             ul { @for when in When::ALL { li { a href={ "/runbooks/" (when.word()) } { (when.word().replace('_', " ")) } } } }
         };
@@ -53,4 +71,22 @@ pub(super) async fn runbook(Extension(visitor): Looking, Path(name): Path<String
         Ok(page(&format!("Runbook: {name}"), Some(&visitor), "/alerts", false, &PreEscaped(body)))
     })
     .await
+}
+
+/// Who is told that it is a test.
+#[derive(Deserialize)]
+pub(super) struct Test {
+    csrf: String,
+    to: String,
+}
+
+pub(super) async fn test(State(api): State<Arc<Api>>, Extension(visitor): Looking, Form(test): Form<Test>) -> Shown {
+    may(&visitor, &test.csrf, Role::Operator)?;
+    try_channel(&api, &test.to).await.map_err(Told)?;
+    let body = html! {
+        h1 { "Told" }
+        p role="status" class="state good" { "\u{2713} " (test.to) " took a message that says it is a test" }
+        p { a href="/alerts" { "Back to the alerts" } }
+    };
+    Ok(Html(page("Told", Some(&visitor), "/alerts", false, &body).into_string()))
 }

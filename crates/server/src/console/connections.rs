@@ -106,7 +106,7 @@ pub(super) async fn connections(State(api): State<Arc<Api>>, Extension(visitor):
 pub(super) async fn ask(State(api): State<Arc<Api>>, Extension(visitor): Looking, Form(asked): Form<Which>) -> Shown {
     may(&visitor, &asked.csrf, Role::Operator)?;
     page_of(move || {
-        let said = api.scheduler()?.work().try_connection(&asked.name);
+        let said = api.work()?.try_connection(&asked.name).map_err(|refused| refused.text);
         shown(&api, &visitor, Some(&(asked.name, said)))
     })
     .await

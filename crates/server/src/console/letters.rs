@@ -1,6 +1,5 @@
 //! Dead letters as a work queue: looked at, mended, tried again, dropped; one by one or many at once.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -9,11 +8,11 @@ use axum::http::StatusCode;
 use axum::response::Redirect;
 use maud::{Markup, html};
 use serde_json::{Map, Value};
-use state::{DeadLetter, Role, Unedited};
+use state::{DeadLetter, Role};
 
 use super::pages::{PAGE, Part, filter, in_path, next, page_of, time};
 use super::{Looking, Shown, Told, Visitor, may, page, token};
-use crate::api::{Api, blocking};
+use crate::api::{Api, blocking, mended, replay};
 use crate::problem::{Answered, Problem};
 
 /// What a form sends: names and values, some more than once.
@@ -155,19 +154,6 @@ pub(super) fn one<'f>(form: &'f [(String, String)], name: &str) -> &'f str {
     form.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).unwrap_or_default()
 }
 
-/// Lets runs try dead letters again, each of its sync.
-fn replay(api: &Api, letters: &[DeadLetter]) -> Answered<()> {
-    let scheduler = api.scheduler()?;
-    let syncs: BTreeSet<&str> = letters.iter().map(|letter| letter.sync.as_str()).collect();
-    for sync in syncs {
-        let these = letters.iter().filter(|letter| letter.sync == sync).map(|letter| letter.id).collect();
-        if !scheduler.replay(sync, these) {
-            return Err(Problem::none(format!("there is no sync {sync:?} any more")));
-        }
-    }
-    Ok(())
-}
-
 /// Replays or drops what was chosen.
 pub(super) async fn chosen(
     State(api): State<Arc<Api>>,
@@ -183,7 +169,7 @@ pub(super) async fn chosen(
         match one(&form, "act") {
             "replay" => {
                 let letters = ids.iter().map(|id| found(&api, id)).collect::<Answered<Vec<_>>>()?;
-                replay(&api, &letters)?;
+                replay(&api, &letters, &visitor.name)?;
                 Ok(letters.first().map_or_else(|| "/".to_owned(), |letter| format!("/syncs/{}", in_path(&letter.sync))))
             }
             "drop" => {
@@ -219,18 +205,9 @@ pub(super) async fn edit(
             .map(|(name, value)| (name.to_owned(), if empty(name) { Value::Null } else { value.as_str().into() }))
             .collect();
         let record = Value::Object(record).to_string();
-        match api.store.acting_as(&visitor.name).edit_dead_letter(letter.id, one(&form, "known"), &record)? {
-            Ok(()) => {}
-            Err(Unedited::Gone) => return Err(gone(&id)),
-            Err(Unedited::Moved) => {
-                let detail =
-                    format!("dead letter {id} was changed by somebody else since you opened it; look at it again");
-                return Err(Problem::new(StatusCode::CONFLICT, detail));
-            }
-            Err(Unedited::Misshapen(what)) => return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what)),
-        }
+        mended(&api, letter.id, one(&form, "known"), &record, &visitor.name)?;
         if one(&form, "act") == "replay" {
-            replay(&api, std::slice::from_ref(&letter))?;
+            replay(&api, std::slice::from_ref(&letter), &visitor.name)?;
             return Ok(format!("/syncs/{}", in_path(&letter.sync)));
         }
         Ok(format!("/dead-letters/{id}"))

@@ -17,6 +17,7 @@ use super::{Looking, Shown, Told, Visitor, may, page, token};
 use crate::api::{Api, blocking};
 use crate::look::Tried;
 use crate::problem::{Answered, Problem};
+use crate::work::Refused;
 
 pub(super) async fn mappings(State(api): State<Arc<Api>>, Extension(visitor): Looking) -> Shown {
     page_of(move || {
@@ -58,8 +59,12 @@ pub(super) struct Edited {
     part: bool,
 }
 
-/// What came of a text.
+/// What came of a text: what it would make of records, or everything that is wrong with it.
 type Came = Result<Vec<Tried>, Vec<String>>;
+
+fn lines(refused: &Refused) -> Vec<String> {
+    refused.text.lines().map(str::to_owned).collect()
+}
 
 /// Where a message points in the text: the line, where it names one.
 fn line_of(message: &str) -> Option<u32> {
@@ -174,7 +179,7 @@ fn editor(visitor: &Visitor, Editor { mapping, text, known, reason }: Editor<'_>
 }
 
 fn text_of(api: &Api, mapping: &str) -> Answered<String> {
-    let text = api.work().and_then(|work| work.mapping_text(mapping));
+    let text = api.work().ok().and_then(|work| work.mapping_text(mapping));
     text.ok_or_else(|| Problem::none(format!("there is no mapping {mapping:?}")))
 }
 
@@ -200,7 +205,7 @@ pub(super) async fn try_it(
     page_of(move || {
         text_of(&api, &mapping)?;
         let text = edited.text.replace("\r\n", "\n");
-        let came = api.scheduler()?.work().try_mapping(&mapping, &text);
+        let came = api.work()?.try_mapping(&mapping, &text).map_err(|refused| lines(&refused));
         if edited.part {
             return Ok(shown(&came));
         }
@@ -227,7 +232,7 @@ pub(super) async fn keep(
         let kept = if reason.is_empty() {
             Err(vec!["say why, for those who read it later".to_owned()])
         } else {
-            api.scheduler()?.work().keep_mapping(&mapping, &text, &visitor.name, reason)
+            api.work()?.keep_mapping(&mapping, &text, &visitor.name, reason).map_err(|refused| lines(&refused))
         };
         Ok(kept.map_err(|wrong| {
             let editing = Editor { mapping: &mapping, text: &text, known: &known, reason };

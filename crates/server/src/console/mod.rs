@@ -2,6 +2,7 @@
 //! keeps pages up to date.
 
 mod alerts;
+mod audit;
 mod comparison;
 mod conflicts;
 mod connections;
@@ -53,8 +54,9 @@ pub(crate) fn router(api: &Arc<Api>) -> Router<Arc<Api>> {
         .route("/", get(pages::overview))
         .route("/syncs/{sync}", get(pages::sync))
         .route("/syncs/{sync}/{act}", post(pages::act))
+        .route("/syncs/{sync}/plan", get(pages::plan))
         .route("/runs/{id}", get(pages::run))
-        .route("/runs/{id}/undo", post(pages::undo))
+        .route("/runs/{id}/undo", post(pages::undo_run))
         .route("/comparisons/{id}", get(comparison::comparison))
         .route("/records", get(record::record))
         .route("/dead-letters", get(letters::letters))
@@ -68,16 +70,20 @@ pub(crate) fn router(api: &Arc<Api>) -> Router<Arc<Api>> {
         .route("/mappings/{mapping}/keep", post(mappings::keep).layer(DefaultBodyLimit::max(FORM_BYTES)))
         .route("/settings", get(settings::settings))
         .route("/settings/tokens", post(settings::make))
+        .route("/settings/sessions/{session}/end", post(settings::sign_out))
         .route("/settings/tokens/{id}/revoke", post(settings::revoke))
         .route("/conflicts", get(conflicts::conflicts))
         .route("/conflicts/chosen", post(conflicts::chosen))
         .route("/conflicts/{id}/resolve", post(conflicts::resolve))
         .route("/alerts", get(alerts::alerts))
+        .route("/alerts/test", post(alerts::test))
         .route("/runbooks/{name}", get(alerts::runbook))
         .route("/versions", get(versions::versions))
         .route("/versions/{id}", get(versions::version))
         .route("/versions/{id}/promote", post(versions::promote))
-        .route("/audit", get(pages::audit))
+        .route("/audit", get(audit::audit))
+        .route("/audit/verify", post(audit::verify))
+        .route("/audit/export", get(audit::export))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(api), visitor));
     Router::new()
         .merge(pages)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::{Form, Path, Query, State};
+use axum::http::StatusCode;
 use axum::response::{Html, Redirect};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -13,11 +14,12 @@ use serde_json::Value;
 use state::{Role, Run, Wanted};
 
 use super::{Looking, Shown, Told, Visitor, may, page, token};
-use super::{alerts, record};
-use crate::api::{Api, blocking};
+use super::{alerts, audit, record};
+use crate::api::{Api, blocking, compare, undo, undone};
 use crate::budget::{Budget, budgets};
 use crate::problem::{Answered, Problem};
 use crate::scheduler::{COMPARISON, Planned};
+use crate::work::{Asked, CompareWanted, RunWanted};
 
 /// Entries of a page.
 pub(super) const PAGE: usize = 50;
@@ -269,7 +271,7 @@ fn streams(api: &Api, sync: &str) -> Answered<Markup> {
 
 /// How far a sync is that runs.
 fn progress(api: &Api, sync: &str) -> Markup {
-    let at = api.work().and_then(|work| work.progress_of(sync));
+    let at = api.work().ok().and_then(|work| work.progress_of(sync));
     html! {
         @if let Some((rows, of)) = at {
             p { progress value=(rows) max=(of.max(rows).max(1)) aria-label="rows" {} " " (grouped(rows)) " of " (grouped(of.max(rows))) " rows" }
@@ -303,7 +305,7 @@ fn how(report: &Value) -> String {
 
 pub(super) async fn sync(State(api): State<Arc<Api>>, Extension(visitor): Looking, Path(name): Path<String>) -> Shown {
     page_of(move || {
-        let planned = api.planned().remove(&name).ok_or_else(|| Problem::none(format!("there is no sync {name:?}")))?;
+        let planned = api.planned_of(&name).ok_or_else(|| Problem::none(format!("there is no sync {name:?}")))?;
         let runs = api.store.runs(Some(&name), i64::MAX, SPARK)?;
         let compared = api.store.reconciliations(Some(&name), 5)?;
         let (dead, parked) = api.store.count_dead_letters(Some(&name))?;
@@ -328,10 +330,11 @@ pub(super) async fn sync(State(api): State<Arc<Api>>, Extension(visitor): Lookin
                     }
                 }
             }
+            @if visitor.role >= Role::Operator { (ways_to_run(&visitor, &name, &planned)) }
             @if let Some(run) = runs.first() { (drift(&report(run))) }
             h2 { "Runs" }
             @if runs.is_empty() {
-                div class="card empty" { p { "It has not run yet." } p { "Run it once to see what it does; " code { "bridgehead plan" } " says so before." } }
+                div class="card empty" { p { "It has not run yet." } p { "Run it once to see what it does; a dry run says so before." } }
             } @else { (spark(&runs)) (run_rows(&runs)) }
             @for mapped in api.work().map(|work| work.mappings()).unwrap_or_default().iter().filter(|mapped| mapped.syncs.contains(&name)) {
                 h2 { "Mapping" }
@@ -340,8 +343,19 @@ pub(super) async fn sync(State(api): State<Arc<Api>>, Extension(visitor): Lookin
                 (record::pairs(mapped, None))
             }
             h2 { "Comparisons" }
+            @if let Some(comparing) = api.planned_of(&format!("{name}{COMPARISON}")) {
+                @if comparing.running_since.or(comparing.waiting_since).or(comparing.next).is_some() { p { (doing(&comparing)) } }
+                @if let Some(failed) = &comparing.failed { p class="bad" { "\u{2717} The last comparison could not go on: " (failed) } }
+            }
+            @if visitor.role >= Role::Operator {
+                form class="inline card" method="post" action={ "/syncs/" (in_path(&name)) "/compare" } {
+                    (token(&visitor))
+                    button { "Compare both sides" }
+                    label { input type="checkbox" name="repair" value="true"; " and write what is missing or different" }
+                }
+            }
             @if compared.is_empty() {
-                div class="card empty" { p { "Both sides were never compared." } p { code { "bridgehead reconcile " (name) } " finds what no event told of." } }
+                div class="card empty" { p { "Both sides were never compared." } p { "A comparison reads both whole, and finds what no event told of." } }
             } @else {
                 div class="wide" tabindex="0" { table {
                     thead { tr { th scope="col" { "When" } th scope="col" { "Verdict" } th scope="col" class="number" { "Missing" }
@@ -359,6 +373,58 @@ pub(super) async fn sync(State(api): State<Arc<Api>>, Extension(visitor): Lookin
             }
         };
         Ok(page(&name, Some(&visitor), "", true, &body))
+    })
+    .await
+}
+
+/// What else one may want of a sync than what changed: to know what a run would do, a first slice, everything.
+fn ways_to_run(visitor: &Visitor, sync: &str, planned: &Planned) -> Markup {
+    let address = format!("/syncs/{}", in_path(sync));
+    html! {
+        div class="card acts" {
+            a class="button" href={ (address) "/plan" } { "Dry run" }
+            @if planned.running_since.is_none() || planned.follows {
+                form class="inline" method="post" action={ (address) "/run" } {
+                    (token(visitor))
+                    label for="pilot" { "Records" } input id="pilot" name="pilot" type="number" min="1" value="20" required;
+                    button { "Run a first slice" }
+                }
+                form class="inline" method="post" action={ (address) "/run" } {
+                    (token(visitor)) input type="hidden" name="full" value="true";
+                    button { "Read everything anew" }
+                }
+            }
+        }
+    }
+}
+
+/// What a run of a sync would do.
+pub(super) async fn plan(State(api): State<Arc<Api>>, Extension(visitor): Looking, Path(name): Path<String>) -> Shown {
+    if visitor.role < Role::Operator {
+        return Err(Told(Problem::new(StatusCode::FORBIDDEN, "this needs the role operator: both systems are asked")));
+    }
+    page_of(move || {
+        if api.planned_of(&name).is_none() {
+            return Err(Problem::none(format!("there is no sync {name:?}")));
+        }
+        let forecast = api.work()?.forecast(&name).map_err(Problem::from)?;
+        let body = html! {
+            h1 { "What a run of " a href={ "/syncs/" (in_path(&name)) } { (name) } " would do" }
+            dl class="numbers card" {
+                div { dt { "Rows to read" } dd { (grouped(forecast.rows)) } }
+                div { dt { "API calls, about" } dd { (grouped(forecast.calls)) } }
+                @if let Some(left) = forecast.calls_left { div { dt { "API calls left today" } dd { (grouped(left)) } } }
+                div { dt { "Parked, tried again" } dd { (grouped(forecast.parked)) } }
+            }
+            p { @match &forecast.full { Some(why) => { "It reads everything, since " (why) "." } None => "It reads what changed." } " Nothing was written." }
+            @if let Some(entity) = &forecast.creates { p { "It creates " code { (entity) } " first." } }
+            @for line in &forecast.conversions { p class="soft" { "\u{26a0} " (line) } }
+            @if !forecast.drift.is_empty() {
+                p class="state wait" { "\u{26a0} The entities are others than at the last good run" }
+                ul { @for line in &forecast.drift { li { (line) } } }
+            }
+        };
+        Ok(page(&format!("Dry run of {name}"), Some(&visitor), "", false, &body))
     })
     .await
 }
@@ -398,14 +464,14 @@ pub(super) async fn run(State(api): State<Arc<Api>>, Extension(visitor): Looking
                 div { dt { "forecast" } dd { (count(&told["calls_forecast"])) } }
             }
             h2 { "Audit" }
-            (audit_rows(&audit))
+            (audit::rows(&audit))
         };
         Ok(page(&format!("Run {id}"), Some(&visitor), "", run.ended.is_none(), &body))
     })
     .await
 }
 
-pub(super) async fn undo(
+pub(super) async fn undo_run(
     State(api): State<Arc<Api>>,
     Extension(visitor): Looking,
     Path(id): Path<i64>,
@@ -413,7 +479,7 @@ pub(super) async fn undo(
 ) -> Shown {
     may(&visitor, &form.csrf, Role::Operator)?;
     page_of(move || {
-        let undone = crate::api::undo(&api, id, &visitor.name)?;
+        let undone = undone(&undo(&api, id, false, &visitor.name)?);
         let body = html! {
             h1 { "Run " (id) " is undone" }
             p role="status" { (undone) "." }
@@ -425,11 +491,17 @@ pub(super) async fn undo(
 }
 
 /// What an act on a sync sends.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 pub(super) struct Act {
     csrf: String,
-    #[serde(default)]
     why: String,
+    /// Everything is to be read.
+    full: bool,
+    /// Only so many records are to be written.
+    pilot: Option<u64>,
+    /// What differs is to be written, too.
+    repair: bool,
 }
 
 pub(super) async fn act(
@@ -439,14 +511,21 @@ pub(super) async fn act(
     Form(form): Form<Act>,
 ) -> Result<Redirect, Told> {
     may(&visitor, &form.csrf, Role::Operator)?;
-    let to = format!("/syncs/{}", in_path(&sync));
+    let to = format!("/syncs/{}", in_path(sync.trim_end_matches(COMPARISON)));
     let done = blocking(move || {
         let scheduler = api.scheduler()?;
-        if !api.planned().contains_key(&sync) {
+        if api.planned_of(&sync).is_none() {
             return Err(Problem::none(format!("there is no sync {sync:?}")));
         }
         match act.as_str() {
-            "run" => drop(scheduler.run(&sync)),
+            "run" => {
+                let run = RunWanted { full: form.full, pilot: form.pilot, ..RunWanted::default() };
+                scheduler.run(&sync, Asked { actor: Some(visitor.name), run, ..Asked::default() });
+            }
+            "compare" => {
+                let wanted = CompareWanted { repair: form.repair, ..CompareWanted::default() };
+                compare(&api, &sync, wanted, &visitor.name)?;
+            }
             "pause" => scheduler.pause(&visitor.name, &sync, form.why.trim())?,
             "resume" => drop(scheduler.resume(&visitor.name, &sync)?),
             _ => return Err(Problem::none("there is nothing at this address")),
@@ -462,7 +541,6 @@ pub(super) async fn act(
 pub(super) struct Part {
     pub(super) sync: Option<String>,
     pub(super) after: Option<i64>,
-    before: Option<i64>,
 }
 
 pub(super) fn filter(part: &Part, name: &str) -> Markup {
@@ -474,41 +552,4 @@ pub(super) fn filter(part: &Part, name: &str) -> Markup {
 pub(super) fn next(name: &str, part: &Part, which: &str, last: Option<i64>, full: bool) -> Markup {
     let sync = part.sync.as_ref().map(|sync| format!("&sync={}", in_path(sync))).unwrap_or_default();
     html! { @if let Some(last) = last.filter(|_| full) { p { a href={ (name) "?" (which) "=" (last) (sync) } { "More" } } } }
-}
-
-fn audit_rows(entries: &[state::AuditEntry]) -> Markup {
-    html! {
-        @if entries.is_empty() {
-            div class="card empty" { p { "Nothing is noted here." } }
-        } @else {
-            div class="wide" tabindex="0" { table {
-                thead { tr { th scope="col" { "Number" } th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" } th scope="col" { "Sync" } th scope="col" { "Run" } th scope="col" { "More" } } }
-                tbody { @for entry in entries { tr {
-                    th scope="row" { (entry.id) }
-                    td { (time(&entry.at)) }
-                    td { (entry.actor) }
-                    td { (entry.what.replace('_', " ")) }
-                    td { @if let Some(sync) = &entry.sync { a href={ "/syncs/" (in_path(sync)) } { (sync) } } }
-                    td { @if let Some(run) = entry.run { a href={ "/runs/" (run) } { (run) } } }
-                    td class="free" { @if entry.body != "{}" { code { (entry.body) } } }
-                } } }
-            } }
-        }
-    }
-}
-
-pub(super) async fn audit(State(api): State<Arc<Api>>, Extension(visitor): Looking, Query(part): Query<Part>) -> Shown {
-    page_of(move || {
-        let wanted = Wanted { sync: part.sync.as_deref(), ..Wanted::default() };
-        let entries = api.store.audit_entries(wanted, part.before.unwrap_or(i64::MAX), PAGE as u32)?;
-        let body = html! {
-            h1 { "Audit" }
-            p class="soft" { "Who did what. Every entry carries the hash of the one before: " code { "bridgehead audit verify" } " proves that nothing was changed." }
-            (filter(&part, "/audit"))
-            (audit_rows(&entries))
-            (next("/audit", &part, "before", entries.last().map(|entry| entry.id), entries.len() == PAGE))
-        };
-        Ok(page("Audit", Some(&visitor), "/audit", part.before.is_none(), &body))
-    })
-    .await
 }

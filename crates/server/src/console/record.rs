@@ -120,7 +120,7 @@ fn shown(api: &Api, mapped: &Mapped, link: &Link, wanted: &Wanted) -> crate::pro
         let outside = format!("external:{}", link.external);
         letters.extend(api.store.letters_of(sync, &[&link.salesforce, &link.external, &outside])?);
     }
-    let now = wanted.now.then(|| api.work().map(|work| work.record(&mapped.mapping, link))).flatten();
+    let now = if wanted.now { api.work().ok().map(|work| work.record(&mapped.mapping, link)) } else { None };
     Ok(html! {
         h2 { code { (link.salesforce) } " \u{2194} " code { (link.external) } }
         dl class="numbers card" {

@@ -78,11 +78,13 @@ fn shown(api: &Api, visitor: &Visitor, made: &Made) -> Answered<Markup> {
             @let sessions = api.store.sessions(Utc::now())?;
             @if sessions.is_empty() { p class="soft" { "Nobody." } } @else {
                 div class="wide" tabindex="0" { table {
-                    thead { tr { th scope="col" { "Who" } th scope="col" { "Role" } th scope="col" { "How" } th scope="col" { "Since" } th scope="col" { "Last seen" } } }
+                    thead { tr { th scope="col" { "Who" } th scope="col" { "Role" } th scope="col" { "How" } th scope="col" { "Since" } th scope="col" { "Last seen" } th scope="col" { "Do" } } }
                     tbody { @for session in &sessions { tr {
                         th scope="row" { (session.name) } td { (session.role.word()) }
                         td { @match session.token { Some(id) => { "token " (id) } None => { "OpenID Connect" } } }
                         td { (time(&session.began)) } td { (time(&session.used)) }
+                        td { form class="inline" method="post" action={ "/settings/sessions/" (session.id) "/end" } {
+                            (token(visitor)) button aria-label={ "Sign " (session.name) " out" } { "Sign out" } } }
                     } } }
                 } }
             }
@@ -116,7 +118,7 @@ pub(super) async fn make(
     may(&visitor, &wanted.csrf, Role::Admin)?;
     let made = blocking(move || {
         let Wanted { name, role, days, .. } = wanted;
-        let (_, secret) = make_token(&api, &visitor.name, &NewToken { name: name.clone(), role, days })?;
+        let (_, secret, _) = make_token(&api, &visitor.name, &NewToken { name: name.clone(), role, days })?;
         shown(&api, &visitor, &Some((name, secret)))
     });
     Ok(Html(made.await.map_err(Told)?.into_string()).into_response())
@@ -134,5 +136,20 @@ pub(super) async fn revoke(
         if gone { Ok(()) } else { Err(Problem::none(format!("there is no token {id} that could be taken back"))) }
     });
     revoked.await.map_err(Told)?;
+    Ok(Redirect::to("/settings"))
+}
+
+pub(super) async fn sign_out(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Path(session): Path<String>,
+    Form(form): Form<Empty>,
+) -> Result<Redirect, Told> {
+    may(&visitor, &form.csrf, Role::Admin)?;
+    let ended = blocking(move || {
+        let gone = api.store.acting_as(&visitor.name).sign_out(&session)?;
+        if gone { Ok(()) } else { Err(Problem::none("this session is over already")) }
+    });
+    ended.await.map_err(Told)?;
     Ok(Redirect::to("/settings"))
 }

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::Form;
 use axum::extract::{Path, State};
-use axum::response::Redirect;
+use axum::response::{Html, IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 use state::{Files, Role};
 
 use super::pages::{page_of, time};
 use super::{Looking, Shown, Told, may, page, token};
-use crate::api::{Api, blocking, put_to_work};
+use crate::api::{Api, blocking, put_to_work, roll_back, undone};
 use crate::problem::Problem;
 use crate::versions::difference;
+use crate::work::TakenBack;
 
 /// Versions of a page.
 const VERSIONS: u32 = 50;
@@ -71,7 +72,7 @@ pub(super) async fn version(State(api): State<Arc<Api>>, Extension(visitor): Loo
         let before = api.store.version(number - 1)?.map(|(_, files)| files);
         let (earlier, called) = before.map_or_else(|| (Files::new(), "nothing".to_owned()), |files| (files, format!("version {}", number - 1)));
         let changes = difference((&called, &earlier), (&format!("version {number}"), &files));
-        let promotes = visitor.role >= Role::Admin && !version.at_work && api.work().is_some();
+        let promotes = visitor.role >= Role::Admin && !version.at_work && api.work().is_ok();
         let body = html! {
             h1 { "Version " (version.id) }
             p { (version.reason) }
@@ -80,6 +81,7 @@ pub(super) async fn version(State(api): State<Arc<Api>>, Extension(visitor): Loo
                 form class="inline card" method="post" action={ "/versions/" (version.id) "/promote" } {
                     (token(&visitor))
                     label for="reason" { "Reason" } input id="reason" name="reason" required maxlength="200";
+                    label { input type="checkbox" name="undo" value="true"; " and put back what two-way syncs wrote since the present version was" }
                     button { "Put it to work" }
                 }
             }
@@ -100,6 +102,9 @@ pub(super) async fn version(State(api): State<Arc<Api>>, Extension(visitor): Loo
 pub(super) struct Why {
     csrf: String,
     reason: String,
+    /// What was written since is put back, too.
+    #[serde(default)]
+    undo: bool,
 }
 
 pub(super) async fn promote(
@@ -107,8 +112,26 @@ pub(super) async fn promote(
     Extension(visitor): Looking,
     Path(id): Path<i64>,
     Form(why): Form<Why>,
-) -> Result<Redirect, Told> {
+) -> Result<Response, Told> {
     may(&visitor, &why.csrf, Role::Admin)?;
-    blocking(move || put_to_work(&api, id, &visitor.name, &why.reason)).await.map_err(Told)?;
-    Ok(Redirect::to(&format!("/versions/{id}")))
+    let (undo, again) = (why.undo, visitor.clone());
+    let done = blocking(move || {
+        if why.undo {
+            return roll_back(&api, Some(id), true, [&visitor.name, &visitor.name, &why.reason])
+                .map(|(_, taken)| taken);
+        }
+        put_to_work(&api, id, &visitor.name, &visitor.name, &why.reason).map(|()| TakenBack::default())
+    });
+    let taken = done.await.map_err(Told)?;
+    if !undo {
+        return Ok(Redirect::to(&format!("/versions/{id}")).into_response());
+    }
+    let body = html! {
+        h1 { "Version " (id) " is at work" }
+        @if taken.undone.is_empty() && taken.left.is_empty() { p role="status" { "There was nothing to put back." } }
+        @for report in &taken.undone { p role="status" { (report.sync) ": " (undone(report)) "." } }
+        @for left in &taken.left { p class="bad" { "\u{2717} " (left) } }
+        p { a href={ "/versions/" (id) } { "To the version" } }
+    };
+    Ok(Html(page(&format!("Version {id}"), Some(&again), "/versions", false, &body).into_string()).into_response())
 }

@@ -1,0 +1,297 @@
+//! The project that is served: its connections, its mappings, its versions.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use state::{Files, Role};
+
+use super::{Api, Asking, Sent, Shared, blocking, body, number, part, senseless};
+use crate::auth::Caller;
+use crate::budget::budgets;
+use crate::problem::{Answered, Problem};
+use crate::work::{Deploying, TakenBack};
+
+pub(super) async fn connections(State(api): Shared) -> Answered<Json<Value>> {
+    blocking(move || Ok(Json(json!({"connections": api.work().map(|work| work.connections()).unwrap_or_default()}))))
+        .await
+}
+
+/// Turns whoever names a connection away that there is none of.
+fn connection(api: &Api, name: &str) -> Answered<()> {
+    let known = api.work()?.connections().iter().any(|known| known.name == name);
+    if known { Ok(()) } else { Err(Problem::none(format!("there is no connection {name:?}"))) }
+}
+
+pub(super) async fn try_connection(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Operator)?;
+    blocking(move || {
+        connection(&api, &name)?;
+        Ok(Json(json!({"connection": name, "answer": api.work()?.try_connection(&name)?})))
+    })
+    .await
+}
+
+pub(super) async fn entities(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Operator)?;
+    blocking(move || {
+        connection(&api, &name)?;
+        Ok(Json(json!({"entities": api.work()?.entities(&name)?})))
+    })
+    .await
+}
+
+pub(super) async fn entity(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path((name, entity)): Path<(String, String)>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Operator)?;
+    blocking(move || {
+        connection(&api, &name)?;
+        Ok(Json(json!({"entity": api.work()?.entity(&name, &entity)?})))
+    })
+    .await
+}
+
+pub(super) async fn calls_left(State(api): Shared) -> Answered<Json<Value>> {
+    blocking(move || Ok(Json(json!({"budgets": *budgets(&api)?})))).await
+}
+
+pub(super) async fn settings(State(api): Shared) -> Answered<Json<Value>> {
+    blocking(move || {
+        let settings = api.work().map(|work| work.settings()).unwrap_or_default();
+        let settings: Vec<Value> =
+            settings.into_iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+        Ok(Json(json!({"version": env!("CARGO_PKG_VERSION"), "settings": settings})))
+    })
+    .await
+}
+
+pub(super) async fn mappings(State(api): Shared) -> Answered<Json<Value>> {
+    blocking(move || Ok(Json(json!({"mappings": api.work().map(|work| work.mappings()).unwrap_or_default()})))).await
+}
+
+fn mapping_text(api: &Api, mapping: &str) -> Answered<String> {
+    let text = api.work().ok().and_then(|work| work.mapping_text(mapping));
+    text.ok_or_else(|| Problem::none(format!("there is no mapping {mapping:?}")))
+}
+
+pub(super) async fn mapping(State(api): Shared, Path(name): Path<String>) -> Answered<Json<Value>> {
+    blocking(move || Ok(Json(json!({"mapping": name, "text": mapping_text(&api, &name)?})))).await
+}
+
+/// Another text of a mapping.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Text {
+    text: String,
+}
+
+pub(super) async fn try_mapping(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+    sent: Sent<Text>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Operator)?;
+    let text = body(sent)?.text;
+    blocking(move || {
+        mapping_text(&api, &name)?;
+        Ok(Json(json!({"mapping": name, "tried": api.work()?.try_mapping(&name, &text)?})))
+    })
+    .await
+}
+
+/// Another text of a mapping, and why.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kept {
+    text: String,
+    reason: String,
+}
+
+pub(super) async fn keep_mapping(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Path(name): Path<String>,
+    sent: Sent<Kept>,
+) -> Answered<Response> {
+    caller.needs(Role::Admin)?;
+    let Kept { text, reason } = body(sent)?;
+    blocking(move || {
+        mapping_text(&api, &name)?;
+        let version = api.work()?.keep_mapping(&name, &text, &caller.name, &reason)?;
+        Ok((StatusCode::CREATED, Json(json!({"version": version}))).into_response())
+    })
+    .await
+}
+
+pub(super) async fn versions(State(api): Shared, query: Asking) -> Answered<Json<Value>> {
+    let limit = part(query)?.limit()?;
+    blocking(move || Ok(Json(json!({"versions": api.store.versions(limit)?, "at_work": api.store.version_at_work()?}))))
+        .await
+}
+
+pub(super) async fn version(State(api): Shared, Path(id): Path<String>) -> Answered<Json<Value>> {
+    let id = number(&id)?;
+    blocking(move || {
+        let found = api.store.version(id)?.ok_or_else(|| unknown(id))?;
+        Ok(Json(json!({"version": found.0, "files": found.1})))
+    })
+    .await
+}
+
+fn unknown(version: i64) -> Problem {
+    Problem::none(format!("there is no version {version}; `bridgehead versions` lists them"))
+}
+
+/// A configuration that is to be put to work.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Deploy {
+    /// Its files: the text of each by its path in the project, such as `bridgehead.yaml` and `mappings/orders.yaml`.
+    files: Files,
+    /// Why, for others to read.
+    reason: String,
+    /// Who it is from; the caller, if nobody is named.
+    #[serde(default)]
+    author: Option<String>,
+    /// Only keep it: `promote` puts it to work.
+    #[serde(default)]
+    staged: bool,
+    /// Only check it, and say what would change.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Turns away what is no file of a project.
+fn are_files(files: &Files) -> Answered<()> {
+    let is_file = |path: &str| match path.split_once('/') {
+        None => path == "bridgehead.yaml",
+        Some((folder, name)) => {
+            let stem = name.strip_suffix(".yaml").unwrap_or_default();
+            ["mappings", "environments"].contains(&folder) && !stem.is_empty() && !stem.contains(['/', '\\'])
+        }
+    };
+    match files.keys().find(|path| !is_file(path)) {
+        Some(path) => Err(senseless(&format!(
+            "{path:?} is no file of a project: there are bridgehead.yaml, mappings/NAME.yaml and environments/NAME.yaml"
+        ))),
+        None if !files.contains_key("bridgehead.yaml") => Err(senseless("bridgehead.yaml is missing")),
+        None => Ok(()),
+    }
+}
+
+pub(super) async fn deploy(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    sent: Sent<Deploy>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Admin)?;
+    let Deploy { files, reason, author, staged, dry_run } = body(sent)?;
+    are_files(&files)?;
+    let deploying = match (dry_run, staged) {
+        (true, _) => Deploying::Check,
+        (false, true) => Deploying::Stage,
+        (false, false) => Deploying::Work,
+    };
+    blocking(move || {
+        // Whoever deploys for another is named, too: by what the audit chain calls the actor.
+        let author = author.unwrap_or_else(|| caller.name.clone());
+        Ok(Json(json!(api.work()?.deploy(files, &caller.name, &author, &reason, deploying)?)))
+    })
+    .await
+}
+
+/// Why something is done.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Reason {
+    reason: String,
+    /// Who decided; the caller, if nobody is named.
+    #[serde(default)]
+    author: Option<String>,
+}
+
+/// Puts a version to work that was kept.
+pub(crate) fn put_to_work(api: &Api, version: i64, actor: &str, author: &str, reason: &str) -> Answered<()> {
+    if api.work()?.put_to_work(version, actor, author, reason)? { Ok(()) } else { Err(unknown(version)) }
+}
+
+pub(super) async fn promote(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    sent: Sent<Reason>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Admin)?;
+    let (id, Reason { reason, author }) = (number(&id)?, body(sent)?);
+    blocking(move || {
+        put_to_work(&api, id, &caller.name, author.as_deref().unwrap_or(&caller.name), &reason)?;
+        Ok(Json(json!({"version": id, "state": "at work"})))
+    })
+    .await
+}
+
+/// What is taken back, and why.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rollback {
+    reason: String,
+    /// Who decided; the caller, if nobody is named.
+    #[serde(default)]
+    author: Option<String>,
+    /// The version that is to be at work; the one that was at work before, if none is named.
+    #[serde(default)]
+    version: Option<i64>,
+    /// Put back, too, what two-way syncs wrote since the present version was put to work.
+    #[serde(default)]
+    undo: bool,
+}
+
+/// Puts an earlier version to work: the one before, if none is named. With `data` what two-way syncs wrote since is put back first,
+/// by the mappings that wrote it.
+pub(crate) fn roll_back(
+    api: &Api,
+    version: Option<i64>,
+    data: bool,
+    [actor, author, reason]: [&str; 3],
+) -> Answered<(i64, TakenBack)> {
+    let version = version.map_or_else(|| api.store.version_before(), |id| Ok(Some(id)))?;
+    let version = version.ok_or_else(|| Problem::none("no other version was at work before"))?;
+    if api.store.version(version)?.is_none() {
+        return Err(unknown(version));
+    }
+    let taken = if data { api.work()?.take_back(actor)? } else { TakenBack::default() };
+    put_to_work(api, version, actor, author, reason)?;
+    Ok((version, taken))
+}
+
+pub(super) async fn rollback(
+    State(api): Shared,
+    Extension(caller): Extension<Caller>,
+    sent: Sent<Rollback>,
+) -> Answered<Json<Value>> {
+    caller.needs(Role::Admin)?;
+    let Rollback { reason, author, version, undo } = body(sent)?;
+    blocking(move || {
+        let author = author.as_deref().unwrap_or(&caller.name);
+        let (version, taken) = roll_back(&api, version, undo, [&caller.name, author, &reason])?;
+        Ok(Json(json!({"version": version, "state": "at work", "undone": taken.undone, "left": taken.left})))
+    })
+    .await
+}

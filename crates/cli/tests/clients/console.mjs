@@ -49,7 +49,7 @@ async function look(name, path) {
 }
 
 async function work() {
-  for (const [name, path] of [["overview", "/"], ["sync", "/syncs/both"], ["run", "/runs/1"], ["dead-letters", "/dead-letters"],
+  for (const [name, path] of [["overview", "/"], ["sync", "/syncs/both"], ["dry-run", "/syncs/both/plan"], ["run", "/runs/1"], ["dead-letters", "/dead-letters"],
     ["dead-letter", "/dead-letters/1"], ["records", "/records"], ["record", "/records?now=true&q=C-1"], ["connections", "/connections"],
     ["conflicts", "/conflicts"], ["alerts", "/alerts"], ["runbook", "/runbooks/failure"], ["versions", "/versions"],
     ["version", "/versions/2"], ["mappings", "/mappings"], ["mapping", "/mappings/customers"], ["settings", "/settings"], ["comparison", "/comparisons/1"], ["audit", "/audit"], ["nothing", "/syncs/nobody"]]) await look(name, path);
@@ -72,6 +72,36 @@ async function work() {
   await page.waitForSelector("text=stocktaking <b>now</b>");
   await page.click("button[aria-label='Resume both']");
   await page.waitForSelector("#why");
+
+  // What a run would do, a first slice, and both sides compared: each from the page of the sync.
+  await page.click("text=Dry run");
+  await page.waitForSelector("text=Nothing was written");
+  await page.goBack();
+  await page.fill("#pilot", "1");
+  await page.click("button:has-text('Run a first slice')");
+  await page.waitForSelector("tbody td:has-text('pilot')");
+  const compared = page.locator("h2:has-text('Comparisons') ~ div tbody tr");
+  const before = await compared.count();
+  await page.click("button:has-text('Compare both sides')");
+  while ((await compared.count()) === before) await page.waitForTimeout(50);
+
+  // The chain is looked through, proven and taken along; a place that nobody answers at is told as such.
+  await page.goto(`${address}/audit`);
+  await page.selectOption("#what", "deployed");
+  await page.click("button:has-text('Show')");
+  await page.waitForURL(/what=deployed/);
+  const told = await page.locator("tbody tr td:nth-child(4)").allTextContents();
+  assert.ok(told.length === 2 && told.every((what) => what === "deployed"), `${told}`);
+  const coming = page.waitForEvent("download");
+  await page.click("text=Export it");
+  const lines = require("node:fs").readFileSync(await (await coming).path(), "utf8").trim().split("\n").map(JSON.parse);
+  assert.ok(lines.length > 5 && lines.every((line, at) => line.id === at + 1 && line.hash.length === 64));
+  await page.click("button:has-text('Verify the chain')");
+  await page.waitForSelector("text=It is whole");
+  await judge(page, "a proof of the chain");
+  await page.goto(`${address}/alerts`);
+  await page.click("button[aria-label='Send a test to desk']");
+  await page.waitForSelector("text=desk was not told");
 
   // One record, found by its key: both sides as they are now, and what was written.
   await page.goto(`${address}/records`);

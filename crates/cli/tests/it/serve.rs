@@ -254,8 +254,19 @@ async fn who_has_no_token_or_too_little_is_turned_away() -> Result<(), Failed> {
             assert!(!answer.to_string().contains("bh_"), "{answer}");
         }
     }
-    // What makes no sense, and what other pages send.
+    // Who is signed in can be signed out by an admin, at once.
     served.token = Some(admin);
+    let browser = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()?;
+    let came = browser.post(format!("{}/sign-in", served.url)).form(&[("token", &operator)]).send().await?;
+    let cookie = came.headers()["set-cookie"].to_str()?.split(';').next().unwrap_or_default().to_owned();
+    let overview = async || browser.get(format!("{}/", served.url)).header("cookie", &cookie).send().await;
+    assert_eq!(overview().await?.status(), 200);
+    let known = served.get("/api/v1/sessions").await?["sessions"][0].clone();
+    assert_eq!(known["name"], "operator");
+    let path = format!("/api/v1/sessions/{}", known["id"].as_str().ok_or("an id")?);
+    assert_eq!(served.call("DELETE", &path, None).await?.0, 204);
+    assert_eq!(overview().await?.headers()["location"], "/sign-in");
+    // What makes no sense, and what other pages send.
     for (method, path, body, wanted) in [
         ("GET", "/api/v1/runs?limit=0", None, 400),
         ("GET", "/api/v1/runs?limit=many", None, 400),

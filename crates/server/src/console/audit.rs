@@ -78,12 +78,12 @@ pub(super) async fn audit(
                 a class="button" href="/audit/export" download="audit.ndjson" { "Export it" }
             }
             form class="inline card" method="get" action="/audit" {
-                label for="sync" { "Sync" } input id="sync" name="sync" value=(filter.sync);
-                label for="what" { "What" } select id="what" name="what" {
+                span class="field" { label for="sync" { "Sync" } input id="sync" name="sync" value=(filter.sync); }
+                span class="field" { label for="what" { "What" } select id="what" name="what" {
                     option value="" { "anything" }
                     @for what in state::Happened::ALL { option value=(what.word()) selected[what.word() == filter.what] { (what.word().replace('_', " ")) } }
-                }
-                label for="run" { "Run" } input id="run" name="run" inputmode="numeric" size="6" value=(filter.run);
+                } }
+                span class="field" { label for="run" { "Run" } input id="run" name="run" inputmode="numeric" value=(filter.run); }
                 button { "Show" }
             }
             (rows(&entries))

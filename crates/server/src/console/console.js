@@ -10,6 +10,25 @@ function times(root) {
     time.title = moment.toLocaleString(undefined, { dateStyle: "full", timeStyle: "long" });
   }
 }
+// What is a row where there is room becomes a card where there is not: each value knows its column, and stays one for who can't see it.
+function stack(root) {
+  for (const table of root.querySelectorAll(".wide > table")) {
+    const heads = [...table.querySelectorAll("thead tr")];
+    if (heads.length !== 1 || table.querySelector("[colspan]")) continue;
+    const names = [...heads[0].cells].map((cell) => cell.textContent.trim());
+    table.classList.add("stacks");
+    table.setAttribute("role", "table");
+    for (const part of table.querySelectorAll("thead, tbody")) part.setAttribute("role", "rowgroup");
+    for (const row of table.rows) {
+      row.setAttribute("role", "row");
+      [...row.cells].forEach((cell, at) => {
+        const isHead = cell.parentElement.parentElement.tagName === "THEAD";
+        cell.setAttribute("role", isHead ? "columnheader" : cell.tagName === "TH" ? "rowheader" : "cell");
+        if (!isHead) cell.dataset.label = names[at] ?? "";
+      });
+    }
+  }
+}
 async function renew() {
   const main = document.querySelector("main");
   const busy = main.contains(document.activeElement) && document.activeElement.matches("input, button, select, textarea");
@@ -21,6 +40,7 @@ async function renew() {
         const link = document.activeElement?.closest("main a")?.getAttribute("href");
         main.dataset.known = page.innerHTML;
         main.innerHTML = page.innerHTML;
+        stack(main);
         if (link) main.querySelector(`a[href="${CSS.escape(link)}"]`)?.focus();
       }
     } catch { /* The server is away; the next time tells. */ }
@@ -29,6 +49,7 @@ async function renew() {
   setTimeout(renew, 2000);
 }
 times(document);
+stack(document);
 if (document.querySelector("main[data-live]")) setTimeout(renew, 2000);
 const editor = document.querySelector("form[data-try]");
 if (editor) {
@@ -42,6 +63,7 @@ if (editor) {
       const part = await answer.text();
       // What was typed since is asked for by itself.
       if (mine === asked && answer.ok) tried.innerHTML = part;
+      stack(tried);
     } catch { /* The server is away; the next letter asks again. */ }
   };
   if (!text.readOnly) {

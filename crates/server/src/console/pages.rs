@@ -324,8 +324,7 @@ pub(super) async fn sync(State(api): State<Arc<Api>>, Extension(visitor): Lookin
                 @if visitor.role >= Role::Operator && planned.paused.is_none() {
                     " " form class="inline" method="post" action={ "/syncs/" (in_path(&name)) "/pause" } {
                         (token(&visitor))
-                        label for="why" { "Reason" }
-                        input id="why" name="why" required maxlength="200";
+                        span class="field" { label for="why" { "Reason" } input id="why" name="why" required maxlength="200"; }
                         button { "Pause" }
                     }
                 }
@@ -386,7 +385,7 @@ fn ways_to_run(visitor: &Visitor, sync: &str, planned: &Planned) -> Markup {
             @if planned.running_since.is_none() || planned.follows {
                 form class="inline" method="post" action={ (address) "/run" } {
                     (token(visitor))
-                    label for="pilot" { "Records" } input id="pilot" name="pilot" type="number" min="1" value="20" required;
+                    span class="field" { label for="pilot" { "Records" } input id="pilot" name="pilot" type="number" min="1" value="20" required; }
                     button { "Run a first slice" }
                 }
                 form class="inline" method="post" action={ (address) "/run" } {

@@ -46,9 +46,9 @@ fn tokens(visitor: &Visitor, all: &[Token]) -> Markup {
         }
         form class="inline card" method="post" action="/settings/tokens" {
             (token(visitor))
-            label for="name" { "Name" } input id="name" name="name" required maxlength="100";
-            label for="role" { "Role" } select id="role" name="role" { @for role in ROLES { option value=(role.word()) { (role.word()) } } }
-            label for="days" { "Days" } input id="days" name="days" type="number" min="1" max="3650" value="90" required;
+            span class="field" { label for="name" { "Name" } input id="name" name="name" required maxlength="100"; }
+            span class="field" { label for="role" { "Role" } select id="role" name="role" { @for role in ROLES { option value=(role.word()) { (role.word()) } } } }
+            span class="field" { label for="days" { "Days" } input id="days" name="days" type="number" min="1" max="3650" value="90" required; }
             button { "Make a token" }
         }
     }

@@ -80,7 +80,7 @@ pub(super) async fn version(State(api): State<Arc<Api>>, Extension(visitor): Loo
             @if promotes {
                 form class="inline card" method="post" action={ "/versions/" (version.id) "/promote" } {
                     (token(&visitor))
-                    label for="reason" { "Reason" } input id="reason" name="reason" required maxlength="200";
+                    span class="field" { label for="reason" { "Reason" } input id="reason" name="reason" required maxlength="200"; }
                     label { input type="checkbox" name="undo" value="true"; " and put back what two-way syncs wrote since the present version was" }
                     button { "Put it to work" }
                 }

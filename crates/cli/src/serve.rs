@@ -53,16 +53,17 @@ fn paused_in(project: &Project) -> Option<HashMap<String, String>> {
 }
 
 /// Takes over a changed project if it can work; else says why, and goes on with what there was.
-async fn reload(served: &Served, place: &Place, scheduler: &server::Handle, name: &str) {
+async fn reload(served: &Served, place: &Place, scheduler: &server::Handle, server: &Server, name: &str) {
     let read = async {
         let project = Project::at_work(place)?;
         plan_of(&project)?;
-        let alerts = project.alerts()?;
+        let (alerts, oidc) = (project.alerts()?, project.oidc()?);
         conversions_of(&project).await?;
-        Ok::<_, Failure>((project, alerts))
+        Ok::<_, Failure>((project, alerts, oidc))
     };
     match read.await {
-        Ok((project, alerts)) => {
+        Ok((project, alerts, oidc)) => {
+            server.vouch(oidc);
             served.replace(project.acting_as("scheduler"), alerts);
             scheduler.changed();
             println!("The project changed; {name} is good, and at work.");
@@ -104,7 +105,7 @@ pub(crate) async fn serve(place: &Place, address: SocketAddr) -> Result<(), Fail
         let now = Mark::of(place, &served.project().store);
         if let Some(name) = now.as_ref().filter(|_| now != before).map(Mark::name) {
             before = now;
-            reload(&served, place, &scheduler.handle(), &name).await;
+            reload(&served, place, &scheduler.handle(), &server, &name).await;
         }
         // Others pause syncs, too.
         let now = paused_in(&served.project());

@@ -119,7 +119,7 @@ pub(crate) async fn known(State(api): State<Arc<Api>>, mut request: Request, nex
 /// True for a call by a name that leads here: where only this machine can call, one that it has for itself, or that of the console.
 pub(crate) fn leads_here(api: &Api, headers: &HeaderMap) -> bool {
     let name = name_of(text(headers, &header::HOST));
-    !api.is_local || LOCAL.contains(&name) || api.oidc.as_ref().is_some_and(|oidc| name_of(oidc.console()) == name)
+    !api.is_local || LOCAL.contains(&name) || api.oidc().is_some_and(|oidc| name_of(oidc.console()) == name)
 }
 
 /// Returns the token with this secret; whoever guesses has to wait.

@@ -60,11 +60,17 @@ pub enum Error {
 }
 
 /// A server at work; it ends with this value.
-#[derive(Debug)]
 pub struct Server {
+    api: Arc<api::Api>,
     address: SocketAddr,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Server {
@@ -97,14 +103,21 @@ impl Server {
         ));
         let router = api::router(Arc::clone(&api));
         // The first who looks does not wait for it.
-        tokio::task::spawn_blocking(move || budget::budgets(&api).map(drop));
+        let first = Arc::clone(&api);
+        tokio::task::spawn_blocking(move || budget::budgets(&first).map(drop));
         let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-        Ok(Self { address, stop, task: tokio::spawn(serving.into_future()) })
+        Ok(Self { api, address, stop, task: tokio::spawn(serving.into_future()) })
     }
 
     /// Returns where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Lets somebody else vouch for people from now on, or nobody. Whoever signed in by another's word, or has another role by
+    /// this one, signs in anew.
+    pub fn vouch(&self, oidc: Option<Oidc>) {
+        self.api.vouch(oidc.map(|oidc| oidc.at(self.address)));
     }
 
     /// Stops listening and waits for the answers under way.

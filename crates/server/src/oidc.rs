@@ -203,6 +203,12 @@ impl Oidc {
         host_of(&self.config.issuer)
     }
 
+    /// Returns what tells it, and whom it gives which role, from others.
+    pub(crate) fn voucher(&self) -> String {
+        let OidcConfig { issuer, client_id, claim, roles, .. } = &self.config;
+        URL_SAFE_NO_PAD.encode(digest(&SHA256, format!("{:?}", (issuer, client_id, claim, roles)).as_bytes()))
+    }
+
     /// Returns the host of the console, with its port where it has one of its own.
     pub(crate) fn console(&self) -> &str {
         host_of(&self.console)

@@ -21,7 +21,7 @@ pub use letters::{DeadLetter, Unedited};
 pub use pairs::{Conflict, Image, Intent, Noted, PairCommit, Revisit, ShownStream, letter_key};
 pub use plans::{RECONCILIATIONS, Reconciled};
 pub use records::{IMAGE_DAYS, Written};
-pub use sessions::{Session, form_proof};
+pub use sessions::{Session, Vouched, form_proof};
 pub use tokens::{Role, Token, new_secret};
 pub use versions::{Files, Version};
 

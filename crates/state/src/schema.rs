@@ -111,6 +111,10 @@ const STEPS: &[&str] = &[
     CREATE INDEX run_started ON run (started, sync);
     CREATE INDEX audit_what ON audit (what, id);
 ",
+    "
+    -- By whose word somebody is signed in who has no token; who was before is asked again.
+    ALTER TABLE session ADD COLUMN voucher TEXT;
+",
 ];
 
 /// The format that this version writes.

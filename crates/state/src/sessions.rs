@@ -33,10 +33,22 @@ pub struct Session {
     pub role: Role,
     /// The number of the token that they signed in with; `None` for those whom somebody else vouches for.
     pub token: Option<i64>,
+    /// What tells who vouches for them, and what that gives them, from others.
+    #[serde(skip)]
+    pub voucher: Option<String>,
     /// When it began, in RFC 3339.
     pub began: String,
     /// When it was last used, give or take five minutes, in RFC 3339.
     pub used: String,
+}
+
+/// What stands behind a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vouched {
+    /// The token with this number.
+    Token(i64),
+    /// Somebody else, told from others by this.
+    By(String),
 }
 
 fn hash_of(secret: &str) -> Vec<u8> {
@@ -49,15 +61,19 @@ pub fn form_proof(secret: &str) -> String {
 }
 
 impl Store {
-    /// Begins a session; `secret` is what the browser holds.
-    pub fn begin_session(&self, name: &str, role: Role, token: Option<i64>, secret: &str) -> Result<()> {
+    /// Begins a session of somebody with a token, or for whom somebody vouches; `secret` is what the browser holds.
+    pub fn begin_session(&self, name: &str, role: Role, by: &Vouched, secret: &str) -> Result<()> {
+        let (token, voucher) = match by {
+            Vouched::Token(id) => (Some(*id), None),
+            Vouched::By(voucher) => (None, Some(voucher)),
+        };
         self.with(|db| {
             let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let now = Utc::now().to_rfc3339();
             let sql = "DELETE FROM session WHERE hash NOT IN (SELECT hash FROM session ORDER BY used DESC LIMIT ?1)";
             transaction.execute(sql, [MOST - 1])?;
-            let sql = "INSERT INTO session (hash, name, role, token, began, used) VALUES (?1, ?2, ?3, ?4, ?5, ?5)";
-            transaction.execute(sql, params![hash_of(secret), name, role.word(), token, now])?;
+            let sql = "INSERT INTO session (hash, name, role, token, voucher, began, used) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)";
+            transaction.execute(sql, params![hash_of(secret), name, role.word(), token, voucher, now])?;
             let told = json!({"signed_in": name, "role": role.word(), "token": token});
             audit::append(&transaction, name, Happened::Access, None, None, &told)?;
             transaction.commit()
@@ -69,7 +85,7 @@ impl Store {
         let hash = hash_of(secret);
         self.with(|db| {
             let sql =
-                "SELECT hash, name, role, token, began, used FROM session WHERE hash = ?1 AND used > ?2 AND began > ?3";
+                "SELECT hash, name, role, token, voucher, began, used FROM session WHERE hash = ?1 AND used > ?2 AND began > ?3";
             let since = [IDLE, LONGEST].map(|span| (now - span).to_rfc3339());
             let found = db.prepare_cached(sql)?.query_row(params![hash, since[0], since[1]], session).optional()?;
             if found.as_ref().is_some_and(|session| session.used < (now - NOTED).to_rfc3339()) {
@@ -104,7 +120,7 @@ impl Store {
     pub fn sessions(&self, now: DateTime<Utc>) -> Result<Vec<Session>> {
         self.with(|db| {
             let sql =
-                "SELECT hash, name, role, token, began, used FROM session WHERE used > ?1 AND began > ?2 ORDER BY used DESC";
+                "SELECT hash, name, role, token, voucher, began, used FROM session WHERE used > ?1 AND began > ?2 ORDER BY used DESC";
             let since = [IDLE, LONGEST].map(|span| (now - span).to_rfc3339());
             db.prepare_cached(sql)?.query_map(since, session)?.collect()
         })
@@ -117,8 +133,9 @@ fn session(row: &rusqlite::Row<'_>) -> rusqlite::Result<Session> {
         name: row.get(1)?,
         role: Role::of(&row.get::<_, String>(2)?),
         token: row.get(3)?,
-        began: row.get(4)?,
-        used: row.get(5)?,
+        voucher: row.get(4)?,
+        began: row.get(5)?,
+        used: row.get(6)?,
     })
 }
 
@@ -130,7 +147,7 @@ mod tests {
     fn a_session_outlives_a_restart_and_ends_when_nobody_uses_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.db");
-        Store::open(&path).unwrap().begin_session("ada", Role::Operator, Some(3), "s3cret").unwrap();
+        Store::open(&path).unwrap().begin_session("ada", Role::Operator, &Vouched::Token(3), "s3cret").unwrap();
         let store = Store::open(&path).unwrap();
         let now = Utc::now();
         let found = store.session("s3cret", now).unwrap().unwrap();
@@ -145,8 +162,10 @@ mod tests {
         assert!(store.session("s3cret", later + TimeDelta::hours(14)).unwrap().is_some());
         assert!(store.session("s3cret", later + TimeDelta::hours(18)).unwrap().is_none());
         assert_eq!(store.sessions(now).unwrap().len(), 1);
-        store.begin_session("eve", Role::Viewer, None, "other").unwrap();
-        let eve = store.session("other", now).unwrap().unwrap().id;
+        store.begin_session("eve", Role::Viewer, &Vouched::By("p".to_owned()), "other").unwrap();
+        let eve = store.session("other", now).unwrap().unwrap();
+        assert_eq!((eve.voucher.as_deref(), eve.token), (Some("p"), None));
+        let eve = eve.id;
         assert!(store.acting_as("ada").sign_out(&eve).unwrap() && !store.sign_out(&eve).unwrap());
         assert!(store.session("other", now).unwrap().is_none());
         store.end_session("s3cret").unwrap();
@@ -158,7 +177,7 @@ mod tests {
     fn the_session_unused_for_longest_goes_for_a_new_one() {
         let store = Store::in_memory().unwrap();
         for at in 0..=MOST {
-            store.begin_session("ada", Role::Viewer, None, &at.to_string()).unwrap();
+            store.begin_session("ada", Role::Viewer, &Vouched::Token(1), &at.to_string()).unwrap();
         }
         let now = Utc::now();
         assert_eq!(store.sessions(now).unwrap().len(), MOST as usize);

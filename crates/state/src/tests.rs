@@ -106,3 +106,18 @@ fn a_file_of_format_8_is_brought_up_to_date_and_keeps_all_it_knew() {
     assert_eq!(store.calls_since("2026-11-20T09").expect("calls")["orders_in"], 0, "it did not say");
     assert!(store.calls_since("2026-11-21").expect("calls").is_empty());
 }
+
+#[test]
+fn a_file_of_format_9_is_brought_up_to_date_and_keeps_all_it_knew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("state.db");
+    let old = Connection::open(&path).expect("a file");
+    old.execute_batch(include_str!("../../../testdata/state/format-9.sql")).expect("the sample");
+    drop(old);
+    let store = Store::open(&path).expect("the store");
+    let then = "2026-11-20T11:00:00Z".parse().expect("a time");
+    let sessions = store.sessions(then).expect("sessions");
+    let known: Vec<(&str, Option<i64>)> = sessions.iter().map(|one| (one.name.as_str(), one.token)).collect();
+    assert!(known.contains(&("ada", Some(3))) && known.contains(&("eve", None)), "{known:?}");
+    assert!(sessions.iter().all(|one| one.voucher.is_none()), "nobody vouches for who came before");
+}

@@ -478,6 +478,25 @@ async fn people_sign_in_by_a_provider_and_stay_so_over_a_restart() -> Result<(),
     let (status, _) = served.call("GET", "/api/v1/syncs", None).await?;
     assert_eq!(status, 401);
     look(&served, "first").await?;
+    // Whom other roles would let in otherwise is asked anew as soon as they are at work, and so are the roles before.
+    let kept: Value = serde_json::from_str(&std::fs::read_to_string(bench.path("browser.json"))?)?;
+    let session = kept["cookies"].as_array().into_iter().flatten().find(|one| one["name"] == "bridgehead_session");
+    let session = format!("bridgehead_session={}", session.ok_or("a session")?["value"].as_str().unwrap_or_default());
+    let asked = async |wanted: u16| {
+        let browser = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()?;
+        let came = async {
+            while browser.get(format!("{}/", served.url)).header("cookie", &session).send().await?.status() != wanted {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Ok::<(), Failed>(())
+        };
+        tokio::time::timeout(Duration::from_mins(1), came).await.map_err(|_| format!("{wanted} is not answered"))?
+    };
+    asked(200).await?;
+    bench.edit("bridgehead.yaml", "admin: [integration]", "operator: [integration]")?;
+    asked(303).await?;
+    bench.edit("bridgehead.yaml", "operator: [integration]", "admin: [integration]")?;
+    asked(200).await?;
     drop(served);
     let served = Served::start(&bench)?;
     look(&served, "again").await?;

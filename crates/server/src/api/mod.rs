@@ -7,7 +7,7 @@ mod syncs;
 mod trust;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State};
@@ -53,7 +53,7 @@ pub(crate) struct Api {
     pub(crate) is_local: bool,
     pub(crate) wrong: Wrong,
     /// Who vouches for people, where somebody does.
-    pub(crate) oidc: Option<Oidc>,
+    oidc: RwLock<Option<Arc<Oidc>>>,
     /// What forms carry while nobody has to sign in. Where there are no random numbers it is empty, and no form is good.
     pub(crate) proof: String,
     pub(crate) budgets: Known,
@@ -77,7 +77,7 @@ impl Api {
             scheduler,
             is_local,
             wrong: Wrong::default(),
-            oidc,
+            oidc: RwLock::new(oidc.map(Arc::new)),
             proof,
             budgets: Known::default(),
             callers: Callers::new(),
@@ -87,12 +87,22 @@ impl Api {
 
     /// True when people have to say who they are: somebody vouches for them, or there is a token that is good.
     pub(crate) fn is_set_up(&self) -> Answered<bool> {
-        Ok(self.oidc.is_some() || self.store.tokens()?.iter().any(is_good))
+        Ok(self.oidc().is_some() || self.store.tokens()?.iter().any(is_good))
     }
 
     /// True where browsers reach it by HTTPS alone.
     pub(crate) fn is_secure(&self) -> bool {
-        self.oidc.as_ref().map_or(!self.is_local, Oidc::is_secure)
+        self.oidc().map_or(!self.is_local, |oidc| oidc.is_secure())
+    }
+
+    /// Returns who vouches for people, where somebody does.
+    pub(crate) fn oidc(&self) -> Option<Arc<Oidc>> {
+        self.oidc.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets somebody else vouch for people from now on, or nobody: whoever signed in by another's word signs in anew.
+    pub(crate) fn vouch(&self, oidc: Option<Oidc>) {
+        *self.oidc.write().unwrap_or_else(PoisonError::into_inner) = oidc.map(Arc::new);
     }
 
     /// Returns what the scheduler knows of each sync.

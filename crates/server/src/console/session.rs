@@ -10,7 +10,7 @@ use axum::response::{Html, IntoResponse as _, Redirect, Response};
 use chrono::Utc;
 use maud::html;
 use serde::Deserialize;
-use state::Role;
+use state::{Role, Vouched};
 
 use super::{Told, page};
 use crate::api::Api;
@@ -33,9 +33,9 @@ pub(crate) struct Visitor {
 }
 
 /// Begins a session; returns what its browser is to hold.
-fn begin(api: &Api, name: &str, role: Role, token: Option<i64>) -> Answered<String> {
+fn begin(api: &Api, name: &str, role: Role, by: &Vouched) -> Answered<String> {
     let secret = state::new_secret()?;
-    api.store.begin_session(name, role, token, &secret)?;
+    api.store.begin_session(name, role, by, &secret)?;
     Ok(secret)
 }
 
@@ -77,8 +77,8 @@ pub(super) fn visitor(api: &Api, request: &Request) -> Answered<Option<Visitor>>
             let token = api.store.tokens()?.into_iter().find(|known| known.id == token).filter(is_good);
             token.and_then(|token| visitor(token.name, token.role))
         }
-        // Nobody vouches for them any more.
-        None if api.oidc.is_none() => None,
+        // Somebody else vouches for people by now, or gives other roles, or nobody does.
+        None if session.voucher.is_none() || session.voucher != api.oidc().map(|oidc| oidc.voucher()) => None,
         None => visitor(session.name, session.role),
     })
 }
@@ -92,7 +92,7 @@ pub(super) struct SignIn {
 fn asked(api: &Api, wrong: Option<&str>) -> Html<String> {
     let body = html! {
         h1 { "Sign in" }
-        @if let Some(oidc) = &api.oidc {
+        @if let Some(oidc) = api.oidc() {
             p { a class="button" href="/sign-in/oidc" { "Sign in by " (oidc.name()) } }
             h2 { "Or with a token" }
         }
@@ -112,7 +112,8 @@ pub(super) async fn form(State(api): State<Arc<Api>>) -> Html<String> {
 }
 
 pub(super) async fn sign_in(State(api): State<Arc<Api>>, Form(SignIn { token }): Form<SignIn>) -> Response {
-    let begun = token_of(&api, &token).and_then(|token| begin(&api, &token.name, token.role, Some(token.id)));
+    let begun =
+        token_of(&api, &token).and_then(|token| begin(&api, &token.name, token.role, &Vouched::Token(token.id)));
     match begun {
         Ok(id) => with_cookie(Redirect::to("/").into_response(), &api, COOKIE, &id, "Path=/; SameSite=Strict"),
         Err(problem) => (problem.status(), asked(&api, Some(problem.detail()))).into_response(),
@@ -136,7 +137,7 @@ fn refused(api: &Api, oidc: &Oidc, refused: Refused) -> Response {
 
 /// Leads a browser to the provider.
 pub(super) async fn leave(State(api): State<Arc<Api>>) -> Response {
-    let Some(oidc) = &api.oidc else { return Redirect::to("/sign-in").into_response() };
+    let Some(oidc) = api.oidc() else { return Redirect::to("/sign-in").into_response() };
     let Ok(browser) = state::new_secret() else {
         return Told(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "there are no random numbers")).into_response();
     };
@@ -146,7 +147,7 @@ pub(super) async fn leave(State(api): State<Arc<Api>>) -> Response {
             let more = format!("Path={CALLBACK}; SameSite=Lax; Max-Age=600");
             with_cookie(Redirect::to(&address).into_response(), &api, LEAVING, &browser, &more)
         }
-        Err(why) => refused(&api, oidc, why),
+        Err(why) => refused(&api, &oidc, why),
     }
 }
 
@@ -163,16 +164,16 @@ pub(super) struct Back {
 
 /// Takes a browser back from the provider.
 pub(super) async fn back(State(api): State<Arc<Api>>, headers: HeaderMap, Query(back): Query<Back>) -> Response {
-    let Some(oidc) = &api.oidc else { return Redirect::to("/sign-in").into_response() };
+    let Some(oidc) = api.oidc() else { return Redirect::to("/sign-in").into_response() };
     if let Some(error) = back.error {
-        return refused(&api, oidc, Refused::Provider(format!("{} says: {error}", oidc.name())));
+        return refused(&api, &oidc, Refused::Provider(format!("{} says: {error}", oidc.name())));
     }
     let browser = cookie(&headers, LEAVING).unwrap_or_default();
     let person = match oidc.end(&browser, &back.state, &back.code).await {
         Ok(person) => person,
-        Err(why) => return refused(&api, oidc, why),
+        Err(why) => return refused(&api, &oidc, why),
     };
-    match begin(&api, &person.name, person.role, None) {
+    match begin(&api, &person.name, person.role, &Vouched::By(oidc.voucher())) {
         Ok(id) => {
             // What leads from elsewhere sends no strict cookie, not even behind a redirect: this page leads on by itself.
             let body = html! {

@@ -72,7 +72,7 @@ fn shown(api: &Api, visitor: &Visitor, made: &Made) -> Answered<Markup> {
         }
         p class="soft" { "They are written in " code { "bridgehead.yaml" } ", and change with the next version that is put to work." }
         h2 { "Who may use it" }
-        p { @if let Some(oidc) = &api.oidc { "People sign in by " (oidc.name()) ", or with a token." } @else { "People sign in with a token." } }
+        p { @if let Some(oidc) = api.oidc() { "People sign in by " (oidc.name()) ", or with a token." } @else { "People sign in with a token." } }
         @if visitor.role >= Role::Admin {
             h2 { "Signed in" }
             @let sessions = api.store.sessions(Utc::now())?;

@@ -12,6 +12,7 @@ use engine::{Forecast, Options, Pilot, Preview, Progress, Replay, Report, Sync};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::{Class, Entity, Side};
 use serde::{Deserialize, Serialize};
+use server::Undoing;
 use state::Alert;
 use tokio_util::sync::CancellationToken;
 
@@ -436,24 +437,23 @@ pub(crate) fn left_of(report: &Report) -> Option<String> {
 /// Says what an undo put back.
 pub(crate) fn told_undone(report: &Report) {
     let counts = report.counts;
+    let (run, sync) = (report.undoes.unwrap_or_default(), &report.sync);
+    let what = match report.run {
+        0 => format!("Would undo run {run} of {sync}"),
+        own => format!("Undid run {run} of {sync} in run {own}"),
+    };
     println!(
-        "Undid run {} of {} in run {}: {} put back, {} made again, {} taken away, {} as they were",
-        report.undoes.unwrap_or_default(),
-        report.sync,
-        report.run,
-        counts.updated,
-        counts.created,
-        counts.deleted,
-        counts.unchanged
+        "{what}: {} put back, {} made again, {} taken away, {} as they were",
+        counts.updated, counts.created, counts.deleted, counts.unchanged
     );
 }
 
-pub(crate) async fn undo(desk: &Desk, run: i64, force: bool, as_json: bool) -> Result<(), Failure> {
+pub(crate) async fn undo(desk: &Desk, run: i64, how: Undoing, as_json: bool) -> Result<(), Failure> {
     #[derive(Deserialize)]
     struct Undone {
         report: Report,
     }
-    let Undone { report } = desk.post(&format!("runs/{run}/undo"), &serde_json::json!({"force": force})).await?;
+    let Undone { report } = desk.post(&format!("runs/{run}/undo"), &serde_json::json!(how)).await?;
     if as_json {
         json(&report)?;
     } else {

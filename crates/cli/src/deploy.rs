@@ -4,7 +4,7 @@ use std::path::Path;
 
 use model::Class;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use server::{Deployed, TakenBack, difference};
 use state::{Files, Version};
 
@@ -106,8 +106,18 @@ pub(crate) async fn diff(desk: &Desk, folder: &Path, from: Option<i64>, to: Opti
     Ok(())
 }
 
+/// Says that a version is at work, or what it would change.
+fn tell_at_work(version: i64, changes: &str, dry: bool) {
+    if dry {
+        print!("{changes}");
+        println!("Version {version} is good. Nothing was changed.");
+    } else {
+        println!("Version {version} is at work.");
+    }
+}
+
 /// Puts a version to work that was kept: the newest, if none is named.
-pub(crate) async fn promote(desk: &Desk, why: &Why, version: Option<i64>) -> Result<(), Failure> {
+pub(crate) async fn promote(desk: &Desk, why: &Why, version: Option<i64>, dry: bool) -> Result<(), Failure> {
     let Versions { versions, at_work } = desk.get("versions?limit=1").await?;
     let none = || Failure::new(Class::Mapping, "no version was kept yet; `bridgehead deploy --staged` keeps one");
     let version = version.or_else(|| versions.first().map(|newest| newest.id)).ok_or_else(none)?;
@@ -115,26 +125,33 @@ pub(crate) async fn promote(desk: &Desk, why: &Why, version: Option<i64>) -> Res
         println!("Version {version} is at work already.");
         return Ok(());
     }
-    let body = json!({"reason": why.reason, "author": why.author()});
-    let _: Value = desk.post(&format!("versions/{version}/promote"), &body).await?;
-    println!("Version {version} is at work.");
+    let body = json!({"reason": why.reason, "author": why.author(), "dry_run": dry});
+    let Deployed { changes, .. } = desk.post(&format!("versions/{version}/promote"), &body).await?;
+    tell_at_work(version, &changes, dry);
     Ok(())
 }
 
 /// Puts an earlier version to work: the one before, if none is named. With `data` what two-way syncs wrote since the present
 /// one was put to work is put back, too.
-pub(crate) async fn rollback(desk: &Desk, why: &Why, version: Option<i64>, data: bool) -> Result<(), Failure> {
+pub(crate) async fn rollback(
+    desk: &Desk,
+    why: &Why,
+    version: Option<i64>,
+    data: bool,
+    dry: bool,
+) -> Result<(), Failure> {
     #[derive(Deserialize)]
     struct RolledBack {
         version: i64,
+        changes: String,
         #[serde(flatten)]
         taken: TakenBack,
     }
-    let body = json!({"reason": why.reason, "author": why.author(), "version": version, "undo": data});
-    let RolledBack { version, taken } = desk.post("rollback", &body).await?;
+    let body = json!({"reason": why.reason, "author": why.author(), "version": version, "undo": data, "dry_run": dry});
+    let RolledBack { version, changes, taken } = desk.post("rollback", &body).await?;
     for report in &taken.undone {
         told_undone(report);
     }
-    println!("Version {version} is at work.");
+    tell_at_work(version, &changes, dry);
     Failure::all(taken.left.into_iter().map(|left| Failure::new(Class::Rejected, left)).collect())
 }

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use engine::Pilot;
 use model::Class;
-use server::RunWanted;
+use server::{RunWanted, Undoing};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -172,6 +172,9 @@ enum DeskCommand {
         version: Option<i64>,
         #[command(flatten)]
         why: deploy::Why,
+        /// Say what would change; change nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Put an earlier version to work again.
     Rollback {
@@ -182,6 +185,9 @@ enum DeskCommand {
         /// Put back, too, what two-way syncs wrote since the present version was put to work.
         #[arg(long)]
         undo: bool,
+        /// Say what would change, and be put back; change nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Let `serve` leave a sync alone, or go on with it.
     Pause {
@@ -215,6 +221,9 @@ enum DeskCommand {
         /// Put back also what was changed since.
         #[arg(long)]
         force: bool,
+        /// Say what would be put back; write nothing.
+        #[arg(long)]
+        dry_run: bool,
         /// Machine-readable output.
         #[arg(long)]
         json: bool,
@@ -400,13 +409,17 @@ async fn at_desk(folder: &Path, desk: &desk::Desk, command: DeskCommand) -> Resu
         DeskCommand::Deploy { why, staged, dry_run } => deploy::deploy(desk, folder, &why, staged, dry_run).await,
         DeskCommand::Versions { json } => deploy::versions(desk, json).await,
         DeskCommand::Diff { from, to } => deploy::diff(desk, folder, from, to).await,
-        DeskCommand::Promote { version, why } => deploy::promote(desk, &why, version).await,
-        DeskCommand::Rollback { version, why, undo } => deploy::rollback(desk, &why, version, undo).await,
+        DeskCommand::Promote { version, why, dry_run } => deploy::promote(desk, &why, version, dry_run).await,
+        DeskCommand::Rollback { version, why, undo, dry_run } => {
+            deploy::rollback(desk, &why, version, undo, dry_run).await
+        }
         DeskCommand::Pause { sync, why } => token::pause(desk, &sync, &why).await,
         DeskCommand::Resume { sync } => token::resume(desk, &sync).await,
         DeskCommand::Alerts { test, json } => commands::alerts(desk, test.as_deref(), json).await,
         DeskCommand::Token(arguments) => token::run(desk, arguments).await,
-        DeskCommand::Undo { run, force, json } => commands::undo(desk, run, force, json).await,
+        DeskCommand::Undo { run, force, dry_run, json } => {
+            commands::undo(desk, run, Undoing { force, dry_run }, json).await
+        }
         DeskCommand::Conflicts(arguments) => conflicts::run(desk, arguments).await,
         DeskCommand::Audit(arguments) => audit::run(desk, arguments).await,
         DeskCommand::Capture(arguments) => capture::run(desk, arguments).await,

@@ -7,7 +7,7 @@ use engine::{Forecast, Options, Pilot, Progress, Replay, Report};
 use model::{Class, Entity, Side};
 use server::{
     Alerts, Answer, Asked, AtOnce, COMPARISON, Capture, Connected, Deployed, Deploying, Fields, Job, Mapped,
-    MappedEntity, Plan, Refused, Schedule, TakenBack, Tried, Work, difference,
+    MappedEntity, Plan, Refused, Schedule, TakenBack, Tried, Undoing, Work, difference,
 };
 use state::{Files, Link, Store};
 use tokio::runtime::Handle;
@@ -92,12 +92,7 @@ impl Served {
             return Err(Failure::new(Class::Mapping, "say why, for those who read it later"));
         }
         let at_work = store.version_at_work()?;
-        let known = at_work.map(|id| store.version(id)).transpose()?.flatten();
-        let (before, old) = match known {
-            Some((version, files)) => (format!("version {}", version.id), files),
-            None => ("nothing".to_owned(), Files::new()),
-        };
-        let changes = difference((&before, &old), ("what is deployed", other.files()));
+        let changes = changes_to(store, "what is deployed", other.files())?;
         if changes.is_empty() && at_work.is_some() {
             return Ok(Deployed { version: at_work, ..Deployed::default() });
         }
@@ -111,6 +106,17 @@ impl Served {
         };
         Ok(Deployed { version, changes, conversions })
     }
+}
+
+/// Returns how files differ from those of the version that is at work, as a unified diff.
+fn changes_to(store: &Store, called: &str, files: &Files) -> Result<String, Failure> {
+    let at_work = store.version_at_work()?;
+    let known = at_work.map(|id| store.version(id)).transpose()?.flatten();
+    let (before, old) = match known {
+        Some((version, files)) => (format!("version {}", version.id), files),
+        None => ("nothing".to_owned(), Files::new()),
+    };
+    Ok(difference((&before, &old), (called, files)))
 }
 
 /// Returns what a project schedules.
@@ -200,15 +206,16 @@ impl Work for Served {
         })
     }
 
-    fn undo(&self, run: i64, force: bool, actor: &str) -> Result<Report, Refused> {
+    fn undo(&self, run: i64, how: Undoing, actor: &str) -> Result<Report, Refused> {
         let project = self.project();
         self.wait(async {
-            let options = Options { force, stop: self.stop.clone(), ..Options::default() };
+            let Undoing { force, dry_run } = how;
+            let options = Options { force, dry_run, stop: self.stop.clone(), ..Options::default() };
             undone(&project.again(actor)?, run, &options).await
         })
     }
 
-    fn take_back(&self, actor: &str) -> Result<TakenBack, Refused> {
+    fn take_back(&self, actor: &str, dry_run: bool) -> Result<TakenBack, Refused> {
         self.wait(async {
             // What is put back goes by the mapping that wrote it.
             let current = Project::at_work(&self.place)?.acting_as(actor);
@@ -228,7 +235,7 @@ impl Work for Served {
                     if report.undoes.is_some() || !wrote {
                         continue;
                     }
-                    let options = Options { stop: self.stop.clone(), ..Options::default() };
+                    let options = Options { dry_run, stop: self.stop.clone(), ..Options::default() };
                     match undone(&current, run.id, &options).await {
                         Ok(report) => {
                             taken.left.extend(crate::commands::left_of(&report));
@@ -287,17 +294,26 @@ impl Work for Served {
         })
     }
 
-    fn put_to_work(&self, version: i64, actor: &str, author: &str, reason: &str) -> Result<bool, Refused> {
+    fn put_to_work(
+        &self,
+        version: i64,
+        actor: &str,
+        author: &str,
+        reason: &str,
+        deploying: Deploying,
+    ) -> Result<Option<Deployed>, Refused> {
         let (project, place) = (self.project(), &self.place);
         self.wait(async {
             let store = project.store.acting_as(actor);
-            if store.version(version)?.is_none() {
-                return Ok(false);
-            }
+            let Some((_, files)) = store.version(version)? else { return Ok(None) };
+            let changes = changes_to(&store, &format!("version {version}"), &files)?;
             let other = Project::kept(place, store.clone(), version)?;
             plan_of(&other)?;
-            conversions_of(&other).await?;
-            Ok(store.put_to_work(author, reason, version)?)
+            let conversions = conversions_of(&other).await?;
+            if deploying == Deploying::Work {
+                store.put_to_work(author, reason, version)?;
+            }
+            Ok(Some(Deployed { version: Some(version), changes, conversions }))
         })
     }
 

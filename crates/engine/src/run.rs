@@ -8,6 +8,7 @@ use endpoint::{Endpoint, Window, is_captured};
 use futures::StreamExt as _;
 use mapping::Parents;
 use model::{Position, Side};
+use serde_json::{Map, Value, json};
 use state::{Checkpoint, Commit, DeadLetter, Open, Owner, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,8 @@ pub struct Options {
     pub force: bool,
     /// Writes a first slice only.
     pub pilot: Option<Pilot>,
+    /// Of an undo: says what would be put back, and writes nothing.
+    pub dry_run: bool,
     /// The pause before a write that failed for the moment is tried again; it doubles each time.
     pub backoff: Duration,
     /// Stops the run at the next checkpoint.
@@ -40,7 +43,36 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let backoff = Duration::from_millis(250);
-        Self { full: false, replay: Replay::None, force: false, pilot: None, backoff, stop: CancellationToken::new() }
+        Self {
+            full: false,
+            replay: Replay::None,
+            force: false,
+            pilot: None,
+            dry_run: false,
+            backoff,
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
+impl Options {
+    /// Returns what the audit chain tells of how a run is asked for: nothing of one like any other.
+    pub(crate) fn told(&self) -> Value {
+        let mut told = Map::new();
+        for (name, is_so) in [("full", self.full), ("force", self.force)] {
+            if is_so {
+                told.insert(name.to_owned(), true.into());
+            }
+        }
+        match &self.replay {
+            Replay::None => {}
+            Replay::All => drop(told.insert("replays".to_owned(), "all".into())),
+            Replay::Only(letters) => drop(told.insert("replays".to_owned(), json!(letters))),
+        }
+        if let Some(Pilot { rows, filter }) = &self.pilot {
+            told.insert("pilot".to_owned(), json!({"rows": rows, "where": filter.is_some()}));
+        }
+        Value::Object(told)
     }
 }
 
@@ -92,9 +124,9 @@ impl Pilot {
     }
 }
 
-/// Begins a run, and names it in all that is logged of it.
-pub(crate) fn begin_run(store: &Store, sync: &Sync) -> Result<i64, Error> {
-    let run = store.begin_run(&sync.name, Utc::now())?;
+/// Begins a run, and names it in all that is logged of it. `how` is what the audit chain tells of it.
+pub(crate) fn begin_run(store: &Store, sync: &Sync, how: &Value) -> Result<i64, Error> {
+    let run = store.begin_run(&sync.name, Utc::now(), how)?;
     tracing::Span::current().record("run", run);
     Ok(run)
 }
@@ -162,7 +194,7 @@ pub(crate) async fn running<'r>(
     if sync.history != History::None {
         store.forget_images(Utc::now() - chrono::TimeDelta::days(state::IMAGE_DAYS))?;
     }
-    let run = begin_run(store, sync)?;
+    let run = begin_run(store, sync, &options.told())?;
     let (dead, parked) = store.count_dead_letters(Some(&sync.name))?;
     let lineage = prepared.plan.lineage();
     Ok(Running {

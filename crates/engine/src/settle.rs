@@ -11,7 +11,7 @@ use endpoint::{Endpoint, Target};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use model::{ChangeBatch, Op, Outcome, RecordError, Side, Unreadable};
-use state::{Commit, DeadLetter, Image, Link, Owner, Store};
+use state::{Commit, DeadLetter, Image, Link, Owner, Store, WantedLetters};
 use tokio::task::JoinHandle;
 
 use crate::chunk::{Chunk, Ready, bases, cell, from_json, row_json, source_key, written_json};
@@ -397,7 +397,11 @@ impl<'r> Running<'r> {
         let last = self.store.last_dead_letter()?;
         let mut after = 0;
         while after < last {
-            let part = self.store.dead_letters(Some(&self.sync.name), state, after, BATCH_ROWS)?;
+            let part = self.store.dead_letters(
+                WantedLetters { sync: Some(&self.sync.name), state, code: None },
+                after,
+                BATCH_ROWS,
+            )?;
             let Some(end) = part.last().map(|letter| letter.id) else { break };
             let due =
                 |letter: &DeadLetter| letter.op == "upsert" && letter.id <= last && self.options.replay.takes(letter);

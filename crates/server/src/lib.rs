@@ -35,7 +35,7 @@ pub use oidc::{Oidc, OidcConfig};
 pub use schedule::{Event, Missed, Schedule, ScheduleConfig};
 pub use scheduler::{AtOnce, COMPARISON, Handle, Job, Plan, Planned, Scheduler};
 pub use versions::difference;
-pub use work::{Asked, CompareWanted, Deployed, Deploying, Refused, RunWanted, TakenBack, Work};
+pub use work::{Asked, CompareWanted, Deployed, Deploying, Refused, RunWanted, TakenBack, Undoing, Work};
 
 /// Why there is no API.
 #[derive(Debug, thiserror::Error)]

@@ -73,6 +73,16 @@ pub struct CompareWanted {
     pub looks: Option<usize>,
 }
 
+/// How a run is undone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Undoing {
+    /// Put back also what was changed since.
+    pub force: bool,
+    /// Only say what would be put back.
+    pub dry_run: bool,
+}
+
 /// A run or a comparison that is due, or that somebody asked for.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Asked {
@@ -173,19 +183,19 @@ pub trait Work: Send + Sync + 'static {
     /// Why it could not run.
     fn forecast(&self, sync: &str) -> Result<engine::Forecast, Refused>;
 
-    /// Puts back what a run of a two-way sync wrote, but for what was changed since, unless `force` puts that back, too.
+    /// Puts back what a run of a two-way sync wrote, but for what was changed since.
     ///
     /// # Errors
     ///
     /// Why it could not.
-    fn undo(&self, run: i64, force: bool, actor: &str) -> Result<engine::Report, Refused>;
+    fn undo(&self, run: i64, how: Undoing, actor: &str) -> Result<engine::Report, Refused>;
 
-    /// Puts back what two-way syncs wrote since the version at work was put to work.
+    /// Puts back what two-way syncs wrote since the version at work was put to work; or only says what that would be.
     ///
     /// # Errors
     ///
     /// Why it could not begin.
-    fn take_back(&self, actor: &str) -> Result<TakenBack, Refused>;
+    fn take_back(&self, actor: &str, dry_run: bool) -> Result<TakenBack, Refused>;
 
     /// Returns what is mapped onto what.
     fn mappings(&self) -> Vec<Mapped>;
@@ -221,13 +231,20 @@ pub trait Work: Send + Sync + 'static {
         deploying: Deploying,
     ) -> Result<Deployed, Refused>;
 
-    /// Checks a version that was kept, and puts it to work; false where there is no such version. `actor` does that, in the name of
-    /// `author`.
+    /// Checks a version that was kept, and puts it to work unless it was only to be checked; `None` where there is no such version.
+    /// `actor` does that, in the name of `author`.
     ///
     /// # Errors
     ///
     /// Everything that is wrong with it.
-    fn put_to_work(&self, version: i64, actor: &str, author: &str, reason: &str) -> Result<bool, Refused>;
+    fn put_to_work(
+        &self,
+        version: i64,
+        actor: &str,
+        author: &str,
+        reason: &str,
+        deploying: Deploying,
+    ) -> Result<Option<Deployed>, Refused>;
 
     /// Returns how the project is set up, for people to read: names and values, nothing secret.
     fn settings(&self) -> Vec<(String, String)>;

@@ -8,7 +8,7 @@ use chrono::{TimeDelta, Utc};
 use model::Class;
 use server::{
     Alerts, Answer, Asked, AtOnce, Capture, Connected, Deployed, Deploying, Fields, Handle, Job, Mapped, Missed, Plan,
-    Refused, RunWanted, Schedule, Scheduler, TakenBack, Tried, Work,
+    Refused, RunWanted, Schedule, Scheduler, TakenBack, Tried, Undoing, Work,
 };
 use state::{Files, Link, Store};
 use tokio_util::sync::CancellationToken;
@@ -76,11 +76,11 @@ impl Work for Puppets {
         Err(nothing())
     }
 
-    fn undo(&self, _run: i64, _force: bool, _actor: &str) -> Result<engine::Report, Refused> {
+    fn undo(&self, _run: i64, _how: Undoing, _actor: &str) -> Result<engine::Report, Refused> {
         Err(nothing())
     }
 
-    fn take_back(&self, _actor: &str) -> Result<TakenBack, Refused> {
+    fn take_back(&self, _actor: &str, _dry_run: bool) -> Result<TakenBack, Refused> {
         Err(nothing())
     }
 
@@ -104,7 +104,7 @@ impl Work for Puppets {
         Err(nothing())
     }
 
-    fn put_to_work(&self, _version: i64, _actor: &str, _author: &str, _reason: &str) -> Result<bool, Refused> {
+    fn put_to_work(&self, _: i64, _: &str, _: &str, _: &str, _: Deploying) -> Result<Option<Deployed>, Refused> {
         Err(nothing())
     }
 

@@ -34,6 +34,17 @@ pub struct DeadLetter {
     pub at: String,
 }
 
+/// Which dead letters are wanted; what is `None` does not matter.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WantedLetters<'w> {
+    /// Those of this sync.
+    pub sync: Option<&'w str>,
+    /// Those in this state.
+    pub state: Option<&'w str>,
+    /// Those with this reason.
+    pub code: Option<&'w str>,
+}
+
 /// Why a dead letter can't be changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unedited {
@@ -73,22 +84,28 @@ impl Store {
         })
     }
 
-    /// Returns at most `limit` dead letters with a number above `after`, oldest first; only those of `sync` and in
-    /// `state` where these are given.
-    pub fn dead_letters(
-        &self,
-        sync: Option<&str>,
-        state: Option<&str>,
-        after: i64,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
+    /// Returns at most `limit` dead letters with a number above `after`, oldest first.
+    pub fn dead_letters(&self, wanted: WantedLetters<'_>, after: i64, limit: usize) -> Result<Vec<DeadLetter>> {
+        let WantedLetters { sync, state, code } = wanted;
         self.with(|db| {
-            let given = given(&[("sync = ?1", sync.is_some()), ("state = ?2", state.is_some())]);
+            let given =
+                given(&[("sync = ?1", sync.is_some()), ("state = ?2", state.is_some()), ("code = ?5", code.is_some())]);
             let sql = format!(
                 "SELECT id, sync, run, state, key, op, record, code, message, at FROM dead_letter
-                 WHERE id > ?3{given} AND ?1 IS ?1 AND ?2 IS ?2 ORDER BY id LIMIT ?4"
+                 WHERE id > ?3{given} AND ?1 IS ?1 AND ?2 IS ?2 AND ?5 IS ?5 ORDER BY id LIMIT ?4"
             );
-            db.prepare_cached(&sql)?.query_map(params![sync, state, after, limit as i64], dead_letter)?.collect()
+            db.prepare_cached(&sql)?.query_map(params![sync, state, after, limit as i64, code], dead_letter)?.collect()
+        })
+    }
+
+    /// Returns the reasons that dead letters have, each with how many have it, the most frequent first; only those of `sync` where
+    /// one is given.
+    pub fn letter_codes(&self, sync: Option<&str>) -> Result<Vec<(String, u64)>> {
+        self.with(|db| {
+            let sql =
+                "SELECT code, count(*) FROM dead_letter WHERE ?1 IS NULL OR sync = ?1 GROUP BY code ORDER BY 2 DESC, 1";
+            let count = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned()));
+            db.prepare_cached(sql)?.query_map([sync], count)?.collect()
         })
     }
 

@@ -17,7 +17,7 @@ mod versions;
 
 pub use alerts::Alert;
 pub use audit::{AuditEntry, Happened, Verdict, Verified, Wanted};
-pub use letters::{DeadLetter, Unedited};
+pub use letters::{DeadLetter, Unedited, WantedLetters};
 pub use pairs::{Conflict, Image, Intent, Noted, PairCommit, Revisit, ShownStream, letter_key};
 pub use plans::{RECONCILIATIONS, Reconciled};
 pub use records::{IMAGE_DAYS, Written};
@@ -33,7 +33,7 @@ use chrono::{DateTime, Utc};
 use model::{Class, Entity, Side};
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Memory for pages, in KB: keys of links come in no order, and each of them touches a page of its own.
 const CACHE_KB: u32 = 24_576;
@@ -366,8 +366,8 @@ impl Store {
     }
 
     /// Notes that a run begins, and returns its number. Whoever calls holds the lock of the sync, so that a run of
-    /// it which still counts as running was cut off.
-    pub fn begin_run(&self, sync: &str, now: DateTime<Utc>) -> Result<i64> {
+    /// it which still counts as running was cut off. `how` is an object that the audit chain tells of it.
+    pub fn begin_run(&self, sync: &str, now: DateTime<Utc>, how: &Value) -> Result<i64> {
         self.with(|db| {
             let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction
@@ -377,7 +377,7 @@ impl Store {
                 params![sync, now.to_rfc3339()],
             )?;
             let run = transaction.last_insert_rowid();
-            audit::append(&transaction, &self.actor, Happened::RunBegun, Some(sync), Some(run), &json!({}))?;
+            audit::append(&transaction, &self.actor, Happened::RunBegun, Some(sync), Some(run), how)?;
             transaction.commit()?;
             Ok(run)
         })

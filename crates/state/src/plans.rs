@@ -60,11 +60,12 @@ impl Store {
     }
 
     /// Returns what came of the newest comparisons, newest first; only those of `sync` where it is given.
-    pub fn reconciliations(&self, sync: Option<&str>, limit: u32) -> Result<Vec<Reconciled>> {
+    pub fn reconciliations(&self, sync: Option<&str>, before: i64, limit: u32) -> Result<Vec<Reconciled>> {
         self.with(|db| {
-            let sql = "SELECT id, sync, at, agrees, body FROM reconciliation WHERE ?1 IS NULL OR sync = ?1
+            let sql =
+                "SELECT id, sync, at, agrees, body FROM reconciliation WHERE (?1 IS NULL OR sync = ?1) AND id < ?3
                        ORDER BY id DESC LIMIT ?2";
-            db.prepare_cached(sql)?.query_map(params![sync, limit], reconciled)?.collect()
+            db.prepare_cached(sql)?.query_map(params![sync, limit, before], reconciled)?.collect()
         })
     }
 

@@ -8,7 +8,7 @@ fn a_commit_is_there_after_reopening_and_a_second_run_is_sent_away() {
     let lock = store.lock("s").expect("free");
     assert!(matches!(Store::open(&path).expect("again").lock("s"), Err(Error::Busy { .. })));
     drop(lock);
-    let run = store.begin_run("s", Utc::now()).expect("a run");
+    let run = store.begin_run("s", Utc::now(), &serde_json::json!({})).expect("a run");
     let owner = Owner { sync: "s", mapping: "m", source: Side::Salesforce, run };
     let link = Link { salesforce: "a".into(), external: "1".into(), side: Side::External, base: vec![1; 8], row: 1 };
     let checkpoint = Checkpoint { since: Some("x".into()), mapping: 7, ..Checkpoint::default() };
@@ -26,7 +26,7 @@ fn a_commit_is_there_after_reopening_and_a_second_run_is_sent_away() {
     assert_eq!(store.links("m", Side::External, &["1"]).expect("links").get("1"), Some(&newer));
     assert!(store.links("m", Side::Salesforce, &["a"]).expect("links").is_empty());
     // A run that was cut off is told from one that goes on.
-    store.begin_run("s", Utc::now()).expect("another run");
+    store.begin_run("s", Utc::now(), &serde_json::json!({})).expect("another run");
     let outcomes: Vec<String> =
         store.runs(None, i64::MAX, 2).expect("runs").into_iter().map(|run| run.outcome).collect();
     assert_eq!(outcomes, ["running", "cut off"]);

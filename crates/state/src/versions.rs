@@ -106,12 +106,13 @@ impl Store {
         })
     }
 
-    /// Returns the newest versions, newest first.
-    pub fn versions(&self, limit: u32) -> Result<Vec<Version>> {
+    /// Returns at most `limit` versions with a number below `before`, newest first.
+    pub fn versions(&self, before: i64, limit: u32) -> Result<Vec<Version>> {
         self.with(|db| {
-            let sql =
-                format!("SELECT id, at, author, reason, id IS ({AT_WORK}) FROM version ORDER BY id DESC LIMIT ?1");
-            db.prepare_cached(&sql)?.query_map([limit], version)?.collect()
+            let sql = format!(
+                "SELECT id, at, author, reason, id IS ({AT_WORK}) FROM version WHERE id < ?1 ORDER BY id DESC LIMIT ?2"
+            );
+            db.prepare_cached(&sql)?.query_map(params![before, limit], version)?.collect()
         })
     }
 

@@ -28,6 +28,8 @@ async fn versions_are_kept_compared_put_to_work_and_taken_back() -> Result<(), F
     bench.expect(&["deploy", "--reason", "shout", "--dry-run"], 0, &["upper(value)", "Nothing was kept"]).await?;
     bench.expect(&["deploy", "--reason", "shout", "--author", "bob", "--staged"], 0, &["Version 2 is kept"]).await?;
     bench.expect(&["versions"], 0, &["1", "ada", "first", "at work", "2", "bob", "shout"]).await?;
+    let dry = ["promote", "--reason", "it is good", "--dry-run"];
+    bench.expect(&dry, 0, &["+++", "upper(value)", "Version 2 is good. Nothing was changed."]).await?;
     bench.expect(&["promote", "--reason", "it is good"], 0, &["Version 2 is at work."]).await?;
     bench.expect(&["promote", "--reason", "it is good"], 0, &["Version 2 is at work already."]).await?;
     // What can't work is not kept, and not put to work.
@@ -37,6 +39,8 @@ async fn versions_are_kept_compared_put_to_work_and_taken_back() -> Result<(), F
     bench.erp()?.execute_batch("ALTER TABLE customers RENAME COLUMN city TO town")?;
     bench.expect(&["rollback", "--reason", "x"], 4, &["version 1, mappings/customers.yaml:", "city"]).await?;
     bench.erp()?.execute_batch("ALTER TABLE customers RENAME COLUMN town TO city")?;
+    let dry = ["rollback", "--reason", "too loud", "--dry-run"];
+    bench.expect(&dry, 0, &["-", "upper(value)", "Version 1 is good. Nothing was changed."]).await?;
     bench.expect(&["rollback", "--reason", "too loud"], 0, &["Version 1 is at work."]).await?;
     bench.expect(&["diff", "2"], 0, &["citty"]).await?;
     bench.expect(&["diff", "1", "1"], 0, &["version 1 and version 1 are the same."]).await?;

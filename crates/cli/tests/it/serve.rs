@@ -719,7 +719,26 @@ async fn a_dead_letter_is_mended_and_replayed_by_one_person() -> Result<(), Fail
     // By the API, too.
     assert_eq!(served.call("POST", "/api/v1/dead-letters/2/replay", None).await?.0, 202);
     served.until("/api/v1/dead-letters", |answer| answer["dead_letters"] == json!([])).await?;
-    bench.expect(&["audit", "list"], 0, &["dead_letter_edited", &format!("\"fields\":[\"{stage}\"]")]).await?;
+    // Many at once, by what they have in common.
+    for number in 10..70 {
+        let insert = "INSERT INTO orders VALUES (?1, 'C-1', 'M-01', 1, 10.5, NULL, '2026-01-01', 'Melted', '2026-01-03T00:00:00.000Z')";
+        bench.erp()?.execute(insert, [format!("O-{number}")])?;
+    }
+    bench.expect(&["run", "orders_in"], 3, &["60 dead letters"]).await?;
+    let page = served.page("/dead-letters?code=INVALID_OR_NULL_FOR_RESTRICTED_PICKLIST").await?;
+    assert!(page.contains("(60)") && page.contains("Drop all of them"), "{page}");
+    assert!(!served.page("/dead-letters").await?.contains("Drop all of them"), "nothing is chosen by itself");
+    assert!(served.page("/dead-letters?code=OTHER").await?.contains("Nothing waits here"));
+    let all = [("act", "drop"), ("sync", "orders_in"), ("state", ""), ("code", "OTHER")];
+    assert_eq!(served.send("/dead-letters/all", &page, &all).await?.0, 200);
+    assert_eq!(served.get("/api/v1/dead-letters?limit=1").await?["dead"], 60);
+    assert_eq!(served.send("/dead-letters/all", &page, &[("act", "drop")]).await?.0, 400);
+    let all = [("act", "drop"), ("sync", "orders_in"), ("state", "dead"), ("code", "")];
+    assert_eq!(served.send("/dead-letters/all", &page, &all).await?.0, 200);
+    assert_eq!(served.get("/api/v1/dead-letters").await?["dead_letters"], json!([]));
+    bench
+        .expect(&["audit", "list", "--limit", "200"], 0, &["dead_letter_edited", &format!("\"fields\":[\"{stage}\"]")])
+        .await?;
     let audit = bench.call(&["audit", "export"]).await?.stdout;
     assert!(!String::from_utf8_lossy(&audit).contains("Melted"), "no value stands in the audit chain");
     bench.expect(&["audit", "verify"], 0, &["is whole"]).await

@@ -50,6 +50,10 @@ async fn what_a_run_wrote_is_put_back_on_both_sides_and_stays_so() -> Result<(),
     bench.expect(&["run"], 0, &["2 created", "2 updated", "2 deleted"]).await?;
     let second = last_run(&bench).await?;
     let undone = "2 put back, 2 made again, 2 taken away, 0 as they were";
+    // To know what it would do changes nothing, and is no run.
+    bench.expect(&["undo", &second, "--dry-run"], 0, &[&format!("Would undo run {second} of both"), undone]).await?;
+    assert_eq!(text(&erp, "city", "C-1")?.as_deref(), Some("Trier"));
+    assert_eq!(last_run(&bench).await?, second);
     bench.expect(&["undo", &second], 0, &[&format!("Undid run {second} of both"), undone]).await?;
     bench.expect(&["runs"], 0, &[&format!("both (undo of {second})")]).await?;
 
@@ -134,4 +138,29 @@ async fn a_run_that_goes_one_way_is_not_undone() -> Result<(), Failed> {
     bench.expect(&["run", "customers_in"], 0, &["3 created"]).await?;
     bench.expect(&["undo", "1"], 4, &["goes one way"]).await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_puts_back_what_was_written_since() -> Result<(), Failed> {
+    let bench = bench("").await?;
+    let erp = bench.erp()?;
+    erp.execute_batch("INSERT INTO customers VALUES ('C-1', 'Acme', 'Bonn', NULL, 1, NULL)")?;
+    bench.expect(&["deploy", "--reason", "first"], 0, &["Version 1"]).await?;
+    bench.expect(&["run"], 0, &["1 created"]).await?;
+    let config = std::fs::read_to_string(bench.path("bridgehead.yaml"))?;
+    std::fs::write(bench.path("bridgehead.yaml"), config + "# another\n")?;
+    bench.expect(&["deploy", "--reason", "second"], 0, &["Version 2"]).await?;
+    bench.client()?.update("Account", &id_of(&bench, "C-1").await?, &json!({"BillingCity": "Trier"})).await?;
+    bench.expect(&["run"], 0, &["1 updated"]).await?;
+    let run = last_run(&bench).await?;
+    let back = ["rollback", "--reason", "no", "--undo"];
+    let would = format!("Would undo run {run} of both: 1 put back");
+    bench.expect(&[&back[..], &["--dry-run"]].concat(), 0, &[&would, "-# another", "Nothing was changed"]).await?;
+    assert_eq!(text(&erp, "city", "C-1")?.as_deref(), Some("Trier"));
+    let did = format!("Undid run {run} of both");
+    bench.expect(&back, 0, &[&did, "1 put back", "Version 1 is at work."]).await?;
+    assert_eq!(text(&erp, "city", "C-1")?.as_deref(), Some("Bonn"), "what the first version wrote stays");
+    let told = format!("\"undoes\":{run}");
+    bench.expect(&["audit", "list", "--what", "run_begun"], 0, &[&told]).await?;
+    bench.expect(&["audit", "list", "--what", "deployed"], 0, &["first", "second", "no"]).await
 }

@@ -17,6 +17,7 @@ use futures::stream::{BoxStream, StreamExt as _};
 use hdrhistogram::Histogram;
 use mapping::{Parents, TwoWay};
 use model::Side;
+use serde_json::json;
 use state::{Checkpoint, Link, Owner, Store};
 use tokio::time::Instant;
 
@@ -71,7 +72,7 @@ pub async fn follow_pairs(
         let listened = or_silent(listened);
         notices.push(listened.map(move |notice| (side, notice)).boxed());
     }
-    let run = begin_run(store, sync)?;
+    let run = begin_run(store, sync, &json!({"follows": true}))?;
     let opened = Stream { since: Utc::now().to_rfc3339(), ..Stream::default() };
     let mut follower = Follower {
         sync,

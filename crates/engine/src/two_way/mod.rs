@@ -25,6 +25,7 @@ use fixedbitset::FixedBitSet;
 use futures::StreamExt as _;
 use mapping::{Parents, TwoWay};
 use model::{Entity, Side};
+use serde_json::json;
 use state::{Checkpoint, Link, Owner, Store};
 
 pub use self::capture::capture_of;
@@ -306,7 +307,8 @@ pub async fn run_pairs(
     let calls = ends[0].calls() + ends[1].calls();
     let prepared = ready(sync, ends, store, parents).await?;
     let drift = prepared.drift(sync, store)?;
-    let mut report = Report { run: begin_run(store, sync)?, drift, version: sync.version, ..Report::default() };
+    let mut report =
+        Report { run: begin_run(store, sync, &options.told())?, drift, version: sync.version, ..Report::default() };
     report.lineage = SIDES.into_iter().flat_map(|side| prepared.plan.from(side).lineage()).collect();
     report.calls_forecast = ends[0].calls() + ends[1].calls() - calls;
     let result = if sync.drift == Drift::Stop && !report.drift.is_empty() && !options.force {
@@ -367,7 +369,7 @@ fn end(
 }
 
 /// Puts back what a run of a two-way sync wrote, on both sides; what was changed since stays, unless `options` say to go on
-/// by force. It is a run itself, and can be undone.
+/// by force. It is a run itself, and can be undone; a dry one is none, and only counts.
 ///
 /// # Errors
 ///
@@ -388,13 +390,17 @@ pub async fn undo_pairs(
         let why = "what was there before is kept of two-way syncs, for 30 days";
         return Err(Error::NothingToUndo { run, why });
     }
-    let begun = begin_run(store, sync)?;
+    let begun =
+        if options.dry_run { 0 } else { begin_run(store, sync, &json!({"undoes": run, "force": options.force}))? };
     let mut report = Report { run: begun, sync: sync.name.clone(), undoes: Some(run), ..Report::default() };
     let result = match Pairing::new(sync, &prepared, ends, store, options, &|_| {}, &mut report, None) {
         Ok(mut pairing) => pairing.undo(run).await,
         Err(error) => Err(error),
     };
     report.calls = ends[0].calls() + ends[1].calls() - calls;
+    if options.dry_run {
+        return result.map(|()| report);
+    }
     end(sync, None, store, report, result)
 }
 

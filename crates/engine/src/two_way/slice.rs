@@ -6,6 +6,7 @@ use endpoint::Endpoint;
 use futures::StreamExt as _;
 use mapping::Parents;
 use model::Side;
+use serde_json::json;
 use state::Store;
 
 use super::{Pairing, end, ready};
@@ -27,7 +28,7 @@ pub(crate) async fn repair_pairs(
     let _lock = store.lock(&sync.name)?;
     let calls = ends[0].calls() + ends[1].calls();
     let prepared = ready(sync, ends, store, parents).await?;
-    let begun = begin_run(store, sync)?;
+    let begun = begin_run(store, sync, &json!({"repairs": records.len()}))?;
     let mut report = Report { run: begun, sync: sync.name.clone(), repairs: true, ..Report::default() };
     report.counts.read = records.len() as u64;
     let result = match Pairing::new(sync, &prepared, ends, store, options, &|_| {}, &mut report, None) {

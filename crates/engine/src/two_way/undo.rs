@@ -240,6 +240,16 @@ impl Pairing<'_> {
         agreed: &mut HashMap<String, Agreed>,
     ) -> Result<(), Error> {
         let Some(revision) = steps.first().map(|step| step.revision) else { return Ok(()) };
+        if self.options.dry_run {
+            let counts = &mut self.report.counts;
+            let count = match revision {
+                Revision::Insert => &mut counts.created,
+                Revision::Update => &mut counts.updated,
+                Revision::Delete => &mut counts.deleted,
+            };
+            *count += steps.len() as u64;
+            return Ok(());
+        }
         let own = &halves[place(side)];
         let bases: Vec<Option<Agreed>> =
             steps.iter().map(|step| self.base_after(side, step, &pairs[step.pair], halves, agreed)).collect();

@@ -149,7 +149,7 @@ async fn each_record_without_a_key_keeps_its_own_dead_letter() -> std::result::R
     for _ in 0..2 {
         let sync = sync(Direction::ToExternal)?;
         engine::run(&sync, &source, &target, &store, &|_| None, &Options::default(), &|_| {}).await?;
-        let letters = store.dead_letters(Some("s"), None, 0, 100)?;
+        let letters = store.dead_letters(state::WantedLetters { sync: Some("s"), ..Default::default() }, 0, 100)?;
         let mut records: Vec<&str> = letters.iter().map(|letter| letter.record.as_str()).collect();
         records.sort_unstable();
         records.dedup();

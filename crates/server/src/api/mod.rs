@@ -27,7 +27,7 @@ use crate::oidc::Oidc;
 use crate::openapi::{self, Call};
 use crate::problem::{Answered, Problem};
 use crate::scheduler::{Handle, Planned};
-use crate::work::{CompareWanted, RunWanted, Work};
+use crate::work::{CompareWanted, RunWanted, Undoing, Work};
 
 pub(crate) use project::{put_to_work, roll_back};
 pub(crate) use queues::{mended, replay};
@@ -145,7 +145,10 @@ fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
     let of_mapping = DefaultBodyLimit::max(2 * TEXT_BYTES);
     vec![
         (Call::get("/api/v1/streams", "What the streams of followed syncs do, or did last"), get(syncs::streams)),
-        (Call::get("/api/v1/syncs", "What each sync does now, and did last"), get(syncs::syncs)),
+        (
+            Call::get("/api/v1/syncs", "What each sync does now, and did last, by name").with(&["behind", "limit"]),
+            get(syncs::syncs),
+        ),
         (Call::get("/api/v1/syncs/{sync}", "One sync with its last runs").answers(200, NONE), get(syncs::sync)),
         (
             Call::get("/api/v1/syncs/{sync}/plan", "What a run would do; it reads both systems, and writes nothing")
@@ -202,13 +205,13 @@ fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
                 "/api/v1/runs/{id}/undo",
                 "Puts back what a run of a two-way sync wrote, but for what was changed since",
             )
-            .may_send::<syncs::Undoing>()
+            .may_send::<Undoing>()
             .answers(200, WORK),
             post(syncs::undo_run),
         ),
         (
             Call::get("/api/v1/dead-letters", "Changes that could not be applied, oldest first")
-                .with(&["sync", "state", "after", "limit"]),
+                .with(&["sync", "state", "code", "after", "limit"]),
             get(queues::letters),
         ),
         (Call::get("/api/v1/dead-letters/{id}", "One of them").answers(200, NONE), get(queues::letter)),
@@ -300,7 +303,7 @@ fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
             post(project::keep_mapping).layer(of_mapping),
         ),
         (
-            Call::get("/api/v1/versions", "Versions of the configuration, newest first").with(&["limit"]),
+            Call::get("/api/v1/versions", "Versions of the configuration, newest first").with(&["before", "limit"]),
             get(project::versions),
         ),
         (
@@ -330,7 +333,8 @@ fn calls() -> Vec<(Call, MethodRouter<Arc<Api>>)> {
             post(project::rollback),
         ),
         (
-            Call::get("/api/v1/reconciliations", "What came of comparisons, newest first").with(&["sync", "limit"]),
+            Call::get("/api/v1/reconciliations", "What came of comparisons, newest first")
+                .with(&["sync", "before", "limit"]),
             get(syncs::reconciliations),
         ),
         (Call::get("/api/v1/reconciliations/{id}", "One of them").answers(200, NONE), get(syncs::reconciliation)),
@@ -449,7 +453,10 @@ struct Part {
     what: Option<String>,
     run: Option<i64>,
     key: Option<String>,
+    code: Option<String>,
     head: Option<String>,
+    /// Entries behind this name, in the order of names.
+    behind: Option<String>,
     now: Option<bool>,
     /// Entries behind this number, where the oldest comes first.
     after: Option<i64>,

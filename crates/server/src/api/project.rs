@@ -11,11 +11,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use state::{Files, Role};
 
-use super::{Api, Asking, Sent, Shared, blocking, body, number, part, senseless};
+use super::{Api, Asking, Sent, Shared, blocking, body, number, page, part, senseless};
 use crate::auth::Caller;
 use crate::budget::budgets;
 use crate::problem::{Answered, Problem};
-use crate::work::{Deploying, TakenBack};
+use crate::work::{Deployed, Deploying, TakenBack};
 
 pub(super) async fn connections(State(api): Shared) -> Answered<Json<Value>> {
     blocking(move || Ok(Json(json!({"connections": api.work().map(|work| work.connections()).unwrap_or_default()}))))
@@ -141,9 +141,16 @@ pub(super) async fn keep_mapping(
 }
 
 pub(super) async fn versions(State(api): Shared, query: Asking) -> Answered<Json<Value>> {
-    let limit = part(query)?.limit()?;
-    blocking(move || Ok(Json(json!({"versions": api.store.versions(limit)?, "at_work": api.store.version_at_work()?}))))
-        .await
+    let part = part(query)?;
+    let limit = part.limit()?;
+    blocking(move || {
+        let versions = api.store.versions(part.before.unwrap_or(i64::MAX), limit)?;
+        let last = versions.last().map(|version| version.id);
+        let Json(mut page) = page("versions", versions.iter().map(|one| json!(one)).collect(), limit, "before", last);
+        page["at_work"] = json!(api.store.version_at_work()?);
+        Ok(Json(page))
+    })
+    .await
 }
 
 pub(super) async fn version(State(api): Shared, Path(id): Path<String>) -> Answered<Json<Value>> {
@@ -225,11 +232,24 @@ pub(super) struct Reason {
     /// Who decided; the caller, if nobody is named.
     #[serde(default)]
     author: Option<String>,
+    /// Only check it, and say what would change.
+    #[serde(default)]
+    dry_run: bool,
 }
 
-/// Puts a version to work that was kept.
-pub(crate) fn put_to_work(api: &Api, version: i64, actor: &str, author: &str, reason: &str) -> Answered<()> {
-    if api.work()?.put_to_work(version, actor, author, reason)? { Ok(()) } else { Err(unknown(version)) }
+/// Puts a version to work that was kept, unless it is only to be checked.
+pub(crate) fn put_to_work(
+    api: &Api,
+    version: i64,
+    [actor, author, reason]: [&str; 3],
+    deploying: Deploying,
+) -> Answered<Deployed> {
+    api.work()?.put_to_work(version, actor, author, reason, deploying)?.ok_or_else(|| unknown(version))
+}
+
+/// Returns what becomes of what is good.
+fn deploying(dry_run: bool) -> Deploying {
+    if dry_run { Deploying::Check } else { Deploying::Work }
 }
 
 pub(super) async fn promote(
@@ -239,10 +259,10 @@ pub(super) async fn promote(
     sent: Sent<Reason>,
 ) -> Answered<Json<Value>> {
     caller.needs(Role::Admin)?;
-    let (id, Reason { reason, author }) = (number(&id)?, body(sent)?);
+    let (id, Reason { reason, author, dry_run }) = (number(&id)?, body(sent)?);
     blocking(move || {
-        put_to_work(&api, id, &caller.name, author.as_deref().unwrap_or(&caller.name), &reason)?;
-        Ok(Json(json!({"version": id, "state": "at work"})))
+        let author = author.as_deref().unwrap_or(&caller.name);
+        Ok(Json(json!(put_to_work(&api, id, [&caller.name, author, &reason], deploying(dry_run))?)))
     })
     .await
 }
@@ -261,6 +281,9 @@ pub(super) struct Rollback {
     /// Put back, too, what two-way syncs wrote since the present version was put to work.
     #[serde(default)]
     undo: bool,
+    /// Only say what would change, and be put back.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// Puts an earlier version to work: the one before, if none is named. With `data` what two-way syncs wrote since is put back first,
@@ -269,16 +292,18 @@ pub(crate) fn roll_back(
     api: &Api,
     version: Option<i64>,
     data: bool,
-    [actor, author, reason]: [&str; 3],
-) -> Answered<(i64, TakenBack)> {
+    by: [&str; 3],
+    deploying: Deploying,
+) -> Answered<(Deployed, TakenBack)> {
     let version = version.map_or_else(|| api.store.version_before(), |id| Ok(Some(id)))?;
     let version = version.ok_or_else(|| Problem::none("no other version was at work before"))?;
-    if api.store.version(version)?.is_none() {
-        return Err(unknown(version));
+    // It is good before anything is put back.
+    let mut deployed = put_to_work(api, version, by, Deploying::Check)?;
+    let taken = if data { api.work()?.take_back(by[0], deploying == Deploying::Check)? } else { TakenBack::default() };
+    if deploying != Deploying::Check {
+        deployed = put_to_work(api, version, by, deploying)?;
     }
-    let taken = if data { api.work()?.take_back(actor)? } else { TakenBack::default() };
-    put_to_work(api, version, actor, author, reason)?;
-    Ok((version, taken))
+    Ok((deployed, taken))
 }
 
 pub(super) async fn rollback(
@@ -287,11 +312,12 @@ pub(super) async fn rollback(
     sent: Sent<Rollback>,
 ) -> Answered<Json<Value>> {
     caller.needs(Role::Admin)?;
-    let Rollback { reason, author, version, undo } = body(sent)?;
+    let Rollback { reason, author, version, undo, dry_run } = body(sent)?;
     blocking(move || {
-        let author = author.as_deref().unwrap_or(&caller.name);
-        let (version, taken) = roll_back(&api, version, undo, [&caller.name, author, &reason])?;
-        Ok(Json(json!({"version": version, "state": "at work", "undone": taken.undone, "left": taken.left})))
+        let by = [&caller.name, author.as_deref().unwrap_or(&caller.name), &reason];
+        let (deployed, taken) = roll_back(&api, version, undo, by, deploying(dry_run))?;
+        Ok(Json(json!({"version": deployed.version, "changes": deployed.changes, "conversions": deployed.conversions,
+                       "undone": taken.undone, "left": taken.left})))
     })
     .await
 }

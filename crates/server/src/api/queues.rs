@@ -10,7 +10,7 @@ use model::Side;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use state::{DeadLetter, Role, Unedited};
+use state::{DeadLetter, Role, Unedited, WantedLetters};
 
 use super::{Api, Asking, MOST, Sent, Shared, blocking, body, number, page, part, senseless};
 use crate::auth::Caller;
@@ -21,8 +21,9 @@ pub(super) async fn letters(State(api): Shared, query: Asking) -> Answered<Json<
     let part = part(query)?;
     let limit = part.limit()?;
     blocking(move || {
-        let (sync, state) = (part.sync.as_deref(), part.state.as_deref());
-        let letters = api.store.dead_letters(sync, state, part.after.unwrap_or_default(), limit as usize)?;
+        let sync = part.sync.as_deref();
+        let wanted = WantedLetters { sync, state: part.state.as_deref(), code: part.code.as_deref() };
+        let letters = api.store.dead_letters(wanted, part.after.unwrap_or_default(), limit as usize)?;
         let last = letters.last().map(|letter| letter.id);
         let Json(mut page) =
             page("dead_letters", letters.iter().map(|letter| json!(letter)).collect(), limit, "after", last);

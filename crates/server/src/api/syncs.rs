@@ -1,5 +1,6 @@
 //! Syncs, their runs, and what comparing both sides found.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -16,8 +17,8 @@ use super::{
 };
 use crate::auth::Caller;
 use crate::problem::{Answered, Problem};
-use crate::scheduler::COMPARISON;
-use crate::work::{Asked, CompareWanted, RunWanted};
+use crate::scheduler::{COMPARISON, Planned};
+use crate::work::{Asked, CompareWanted, RunWanted, Undoing};
 
 fn no_sync(name: &str) -> Problem {
     Problem::none(format!("there is no sync {name:?}"))
@@ -44,15 +45,21 @@ fn shown_run(run: &Run) -> Value {
            "report": parsed(&run.body)})
 }
 
-pub(super) async fn syncs(State(api): Shared) -> Answered<Json<Value>> {
+pub(super) async fn syncs(State(api): Shared, query: Asking) -> Answered<Json<Value>> {
+    let part = part(query)?;
+    let limit = part.limit()?;
     blocking(move || {
         let (last, letters, held) = (api.store.last_runs()?, api.store.letters_by_sync()?, api.store.held_by_sync()?);
-        let syncs = api.planned().into_iter().map(|(sync, planned)| {
-            let (dead, parked) = letters.get(&sync).copied().unwrap_or_default();
-            json!({"sync": sync, "planned": planned, "last_run": last.get(&sync).map(shown_run), "dead_letters": dead,
-                   "parked": parked, "conflicts_held": held.get(&sync).copied().unwrap_or_default()})
+        let from = part.behind.map_or(Bound::Unbounded, Bound::Excluded);
+        let planned = api.planned();
+        let shown: Vec<(&String, &Planned)> = planned.range((from, Bound::Unbounded)).take(limit as usize).collect();
+        let more = shown.last().filter(|_| shown.len() == limit as usize).map(|(sync, _)| json!({"behind": sync}));
+        let syncs = shown.into_iter().map(|(sync, planned)| {
+            let (dead, parked) = letters.get(sync).copied().unwrap_or_default();
+            json!({"sync": sync, "planned": planned, "last_run": last.get(sync).map(shown_run), "dead_letters": dead,
+                   "parked": parked, "conflicts_held": held.get(sync).copied().unwrap_or_default()})
         });
-        Ok(Json(json!({"syncs": syncs.collect::<Vec<_>>()})))
+        Ok(Json(json!({"syncs": syncs.collect::<Vec<_>>(), "next": more})))
     })
     .await
 }
@@ -213,28 +220,21 @@ pub(super) async fn one_run(State(api): Shared, Path(id): Path<String>) -> Answe
 }
 
 /// Undoes a run; returns what came of it.
-pub(crate) fn undo(api: &Api, run: i64, force: bool, actor: &str) -> Answered<engine::Report> {
+pub(crate) fn undo(api: &Api, run: i64, how: Undoing, actor: &str) -> Answered<engine::Report> {
     if api.store.run(run)?.is_none() {
         return Err(Problem::none(format!("there is no run {run}; see `bridgehead runs`")));
     }
-    Ok(api.work()?.undo(run, force, actor)?)
+    Ok(api.work()?.undo(run, how, actor)?)
 }
 
 /// Returns what an undo did, as a sentence without its end.
 pub(crate) fn undone(report: &engine::Report) -> String {
     let counts = report.counts;
+    let who = if report.run == 0 { "it would".to_owned() } else { format!("run {} did", report.run) };
     format!(
-        "run {} put back {} records, made {} again, took {} away, and left {} as they are, since they were changed since",
-        report.run, counts.updated, counts.created, counts.deleted, report.left
+        "{who} put back {} records, make {} again, take {} away, and leave {} as they are, since they were changed since",
+        counts.updated, counts.created, counts.deleted, report.left
     )
-}
-
-/// How a run is undone.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Undoing {
-    /// Put back also what was changed since.
-    force: bool,
 }
 
 pub(super) async fn undo_run(
@@ -244,10 +244,10 @@ pub(super) async fn undo_run(
     sent: SentMaybe<Undoing>,
 ) -> Answered<Json<Value>> {
     caller.needs(Role::Operator)?;
-    let (id, force) = (number(&id)?, body_or_default(sent)?.force);
+    let (id, how) = (number(&id)?, body_or_default(sent)?);
     blocking(move || {
-        let report = undo(&api, id, force, &caller.name)?;
-        Ok(Json(json!({"undid": id, "what": undone(&report), "report": report})))
+        let report = undo(&api, id, how, &caller.name)?;
+        Ok(Json(json!({"run": id, "what": undone(&report), "report": report})))
     })
     .await
 }
@@ -256,8 +256,9 @@ pub(super) async fn reconciliations(State(api): Shared, query: Asking) -> Answer
     let part = part(query)?;
     let limit = part.limit()?;
     blocking(move || {
-        let found = api.store.reconciliations(part.sync.as_deref(), limit)?;
-        Ok(Json(json!({"reconciliations": found.iter().map(shown_comparison).collect::<Vec<_>>()})))
+        let found = api.store.reconciliations(part.sync.as_deref(), part.before.unwrap_or(i64::MAX), limit)?;
+        let last = found.last().map(|one| one.id);
+        Ok(page("reconciliations", found.iter().map(shown_comparison).collect(), limit, "before", last))
     })
     .await
 }

@@ -11,7 +11,7 @@ use model::Side;
 use state::{Conflict, Role};
 
 use super::letters::{Fields, one};
-use super::pages::{PAGE, Part, filter, in_path, next, page_of};
+use super::pages::{PAGE, Part, in_path, next, page_of};
 use super::{Looking, Shown, Told, Visitor, may, page, token};
 use crate::api::{Api, blocking};
 use crate::problem::{Answered, Problem};
@@ -56,10 +56,20 @@ pub(super) async fn conflicts(
 ) -> Shown {
     page_of(move || {
         let held = api.store.conflicts(part.sync.as_deref(), Some("held"), part.after.unwrap_or_default(), PAGE)?;
+        let mut syncs: Vec<String> = api.store.held_by_sync()?.into_keys().chain(part.sync.clone()).collect();
+        syncs.sort();
+        syncs.dedup();
         let body = html! {
             h1 { "Conflicts" }
             p class="soft" { "Both sides changed the same field, and the sync leaves it to people. The next run carries a decision out; nothing else of the record waits." }
-            (filter(&part, "/conflicts"))
+            @if syncs.len() > 1 || part.sync.is_some() {
+                form class="inline card" method="get" action="/conflicts" {
+                    span class="field" { label for="sync" { "Sync" } select id="sync" name="sync" {
+                        @for sync in &syncs { option value=(sync) selected[part.sync.as_ref() == Some(sync)] { (sync) } }
+                    } }
+                    button { "Show" } a href="/conflicts" { "Show all" }
+                }
+            }
             @if held.is_empty() {
                 div class="card empty" { p { "\u{2713} Nothing waits for a decision." } p { "Syncs with " code { "conflicts: manual" } " ask here." } }
             } @else {

@@ -7,13 +7,17 @@ use axum::extract::{Form, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Redirect;
 use maud::{Markup, html};
+use serde::Deserialize;
 use serde_json::{Map, Value};
-use state::{DeadLetter, Role};
+use state::{DeadLetter, Role, WantedLetters};
 
-use super::pages::{PAGE, Part, filter, in_path, next, page_of, time};
+use super::pages::{PAGE, in_path, page_of, time};
 use super::{Looking, Shown, Told, Visitor, may, page, token};
 use crate::api::{Api, blocking, mended, replay};
 use crate::problem::{Answered, Problem};
+
+/// Dead letters that are looked at together where all are meant.
+const AT_ONCE: usize = 500;
 
 /// What a form sends: names and values, some more than once.
 pub(super) type Fields = Form<Vec<(String, String)>>;
@@ -54,22 +58,90 @@ fn rows(visitor: &Visitor, letters: &[DeadLetter]) -> Markup {
     }
 }
 
+/// Which dead letters are looked at.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Filter {
+    sync: String,
+    state: String,
+    code: String,
+    after: Option<i64>,
+}
+
+impl Filter {
+    fn wanted(&self) -> WantedLetters<'_> {
+        fn given(text: &str) -> Option<&str> {
+            Some(text).filter(|text| !text.is_empty())
+        }
+        WantedLetters { sync: given(&self.sync), state: given(&self.state), code: given(&self.code) }
+    }
+
+    /// True where only some are looked at.
+    fn narrows(&self) -> bool {
+        [&self.sync, &self.state, &self.code].iter().any(|text| !text.is_empty())
+    }
+}
+
+/// The form that narrows the list.
+fn narrowing(filter: &Filter, syncs: &[String], codes: &[(String, u64)]) -> Markup {
+    html! {
+        form class="inline card" method="get" action="/dead-letters" {
+            span class="field" { label for="sync" { "Sync" } select id="sync" name="sync" {
+                option value="" { "any" }
+                @for sync in syncs { option value=(sync) selected[*sync == filter.sync] { (sync) } }
+            } }
+            span class="field" { label for="state" { "State" } select id="state" name="state" {
+                option value="" { "any" }
+                @for state in ["dead", "parked"] { option value=(state) selected[state == filter.state] { (state) } }
+            } }
+            span class="field" { label for="code" { "Reason" } select id="code" name="code" {
+                option value="" { "any" }
+                @for (code, count) in codes { option value=(code) selected[*code == filter.code] { (code) " (" (count) ")" } }
+            } }
+            button { "Show" }
+            @if filter.narrows() { a href="/dead-letters" { "Show all" } }
+        }
+    }
+}
+
+/// What can be done to all that the filter leaves, however many pages they take.
+fn all_of_them(visitor: &Visitor, filter: &Filter) -> Markup {
+    html! {
+        form class="card acts" method="post" action="/dead-letters/all" {
+            (token(visitor))
+            @for (name, value) in [("sync", &filter.sync), ("state", &filter.state), ("code", &filter.code)] {
+                input type="hidden" name=(name) value=(value);
+            }
+            span { "All that this filter leaves, on every page:" }
+            button name="act" value="replay" { "Replay all of them" }
+            button name="act" value="drop" { "Drop all of them" }
+        }
+    }
+}
+
 pub(super) async fn letters(
     State(api): State<Arc<Api>>,
     Extension(visitor): Looking,
-    Query(part): Query<Part>,
+    Query(filter): Query<Filter>,
 ) -> Shown {
     page_of(move || {
-        let letters = api.store.dead_letters(part.sync.as_deref(), None, part.after.unwrap_or_default(), PAGE)?;
+        let letters = api.store.dead_letters(filter.wanted(), filter.after.unwrap_or_default(), PAGE)?;
+        let mut syncs: Vec<String> = api.store.letters_by_sync()?.into_keys().collect();
+        syncs.sort();
+        let codes = api.store.letter_codes(filter.wanted().sync)?;
+        let more = letters.last().filter(|_| letters.len() == PAGE).map(|letter| letter.id);
+        let query = [("sync", &filter.sync), ("state", &filter.state), ("code", &filter.code)];
+        let query: String = query.iter().map(|(name, value)| format!("&{name}={}", in_path(value))).collect();
         let body = html! {
             h1 { "Dead letters" }
             p class="soft" { "Changes that could not be applied. Those that are parked are tried again by every run; the others wait for somebody who mends the record or the mapping, and replays them." }
-            (filter(&part, "/dead-letters"))
+            @if !syncs.is_empty() { (narrowing(&filter, &syncs, &codes)) }
             @if letters.is_empty() {
                 div class="card empty" { p { "\u{2713} Nothing waits here." } p { "A change that a system refuses shows with its record and the reason." } }
             } @else {
                 (rows(&visitor, &letters))
-                (next("/dead-letters", &part, "after", letters.last().map(|letter| letter.id), letters.len() == PAGE))
+                @if let Some(last) = more { p { a href={ "/dead-letters?after=" (last) (query) } { "More" } } }
+                @if visitor.role >= Role::Operator && filter.narrows() { (all_of_them(&visitor, &filter)) }
             }
         };
         Ok(page("Dead letters", Some(&visitor), "/dead-letters", true, &body))
@@ -186,6 +258,48 @@ pub(super) async fn chosen(
         }
     });
     Ok(Redirect::to(&done.await.map_err(Told)?))
+}
+
+/// What is to become of all that a filter leaves.
+#[derive(Deserialize)]
+pub(super) struct All {
+    csrf: String,
+    act: String,
+    #[serde(flatten)]
+    filter: Filter,
+}
+
+/// Replays or drops all that a filter leaves.
+pub(super) async fn all(
+    State(api): State<Arc<Api>>,
+    Extension(visitor): Looking,
+    Form(asked): Form<All>,
+) -> Result<Redirect, Told> {
+    may(&visitor, &asked.csrf, Role::Operator)?;
+    let done = blocking(move || {
+        if !asked.filter.narrows() {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "say which: nothing was chosen"));
+        }
+        let store = api.store.acting_as(&visitor.name);
+        let mut after = 0;
+        loop {
+            let part = store.dead_letters(asked.filter.wanted(), after, AT_ONCE)?;
+            let Some(last) = part.last() else { break };
+            after = last.id;
+            match asked.act.as_str() {
+                "replay" => replay(&api, &part, &visitor.name)?,
+                "drop" => {
+                    for letter in &part {
+                        // One that somebody else had before is gone, as it should be.
+                        store.drop_dead_letter(letter.id)?;
+                    }
+                }
+                _ => return Err(Problem::new(StatusCode::BAD_REQUEST, "say what becomes of them")),
+            }
+        }
+        Ok("/dead-letters")
+    });
+    Ok(Redirect::to(done.await.map_err(Told)?))
 }
 
 /// Mends the record of a dead letter, and lets a run try it again where that is asked.

@@ -61,6 +61,7 @@ pub(crate) fn router(api: &Arc<Api>) -> Router<Arc<Api>> {
         .route("/records", get(record::record))
         .route("/dead-letters", get(letters::letters))
         .route("/dead-letters/chosen", post(letters::chosen))
+        .route("/dead-letters/all", post(letters::all))
         .route("/dead-letters/{id}", get(letters::letter))
         .route("/dead-letters/{id}/edit", post(letters::edit))
         .route("/connections", get(connections::connections).post(connections::ask))

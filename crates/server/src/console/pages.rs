@@ -19,7 +19,7 @@ use crate::api::{Api, blocking, compare, undo, undone};
 use crate::budget::{Budget, budgets};
 use crate::problem::{Answered, Problem};
 use crate::scheduler::{COMPARISON, Planned};
-use crate::work::{Asked, CompareWanted, RunWanted};
+use crate::work::{Asked, CompareWanted, RunWanted, Undoing};
 
 /// Entries of a page.
 pub(super) const PAGE: usize = 50;
@@ -147,6 +147,8 @@ pub(super) async fn overview(
         let firing = api.store.alerts()?;
         let budgets = budgets(&api)?;
         let well = budgets.iter().all(|budget| !budget.is_short()) && red == 0 && dead == 0 && held_all == 0 && firing.is_empty();
+        let good = api.store.last_good_runs()?;
+        let streams = engine::streams(&api.store, chrono::Utc::now())?;
         let body = html! {
             h1 { @if well { "All is well" } @else { "Somebody should look" } }
             dl class="numbers card" {
@@ -166,7 +168,7 @@ pub(super) async fn overview(
             } @else {
                 div class="wide" tabindex="0" { table {
                     thead { tr {
-                        th scope="col" { "Sync" } th scope="col" { "Now" } th scope="col" { "Last run" }
+                        th scope="col" { "Sync" } th scope="col" { "Now" } th scope="col" { "Last run" } th scope="col" { "In step" }
                         th scope="col" class="number" { "Written" } th scope="col" { "Rows read" }
                         th scope="col" class="number" { "Dead" } th scope="col" class="number" { "Conflicts" } th scope="col" { "Do" }
                     } }
@@ -178,6 +180,7 @@ pub(super) async fn overview(
                             td { @if let Some(run) = run {
                                 a href={ "/runs/" (run.id) } { (outcome(run)) } " " (time(run.ended.as_deref().unwrap_or(&run.started)))
                             } @else { span class="soft" { "never" } } }
+                            td { (in_step(sync, planned, good.get(sync), &streams)) }
                             td class="number" { @if let Some(run) = run { (written(&report(run))) } }
                             td { (spark(&api.store.runs(Some(sync), i64::MAX, SPARK)?)) }
                             td class="number" { (letters.get(sync).map_or(0, |(dead, _)| *dead)) }
@@ -192,6 +195,21 @@ pub(super) async fn overview(
         Ok(page("Overview", Some(&visitor), "/", true, &body))
     })
     .await
+}
+
+/// How far a sync is behind: what follows changes by how late they are settled, others by when they were in step last.
+fn in_step(sync: &str, planned: &Planned, good: Option<&String>, streams: &[engine::StreamState]) -> Markup {
+    let own = streams.iter().filter(|one| planned.follows && one.sync == sync && one.stream.lag.count > 0);
+    let late = own.map(|one| one.stream.lag.p99).max_by(f64::total_cmp);
+    html! {
+        @if let Some(late) = late {
+            (format!("{late:.0}")) " ms behind" span class="soft" { " (p99)" }
+        } @else if let Some(good) = good {
+            (time(good))
+        } @else {
+            span class="soft" { "never" }
+        }
+    }
 }
 
 /// Returns a number with its thousands apart.
@@ -307,7 +325,7 @@ pub(super) async fn sync(State(api): State<Arc<Api>>, Extension(visitor): Lookin
     page_of(move || {
         let planned = api.planned_of(&name).ok_or_else(|| Problem::none(format!("there is no sync {name:?}")))?;
         let runs = api.store.runs(Some(&name), i64::MAX, SPARK)?;
-        let compared = api.store.reconciliations(Some(&name), 5)?;
+        let compared = api.store.reconciliations(Some(&name), i64::MAX, 5)?;
         let (dead, parked) = api.store.count_dead_letters(Some(&name))?;
         let body = html! {
             h1 { (name) }
@@ -448,6 +466,7 @@ pub(super) async fn run(State(api): State<Arc<Api>>, Extension(visitor): Looking
                     (token(&visitor))
                     span { "What it wrote can be put back, on both sides; what was changed since stays." }
                     button { "Undo this run" }
+                    button name="dry_run" value="true" { "What would that do?" }
                 }
             }
             p { a href={ "/dead-letters?sync=" (in_path(&run.sync)) } { "Dead letters" } " \u{b7} " a href={ "/conflicts?sync=" (in_path(&run.sync)) } { "conflicts" } " of this sync" }
@@ -478,10 +497,12 @@ pub(super) async fn undo_run(
 ) -> Shown {
     may(&visitor, &form.csrf, Role::Operator)?;
     page_of(move || {
-        let undone = undone(&undo(&api, id, false, &visitor.name)?);
+        let how = Undoing { force: false, dry_run: form.dry_run };
+        let report = undo(&api, id, how, &visitor.name)?;
         let body = html! {
-            h1 { "Run " (id) " is undone" }
-            p role="status" { (undone) "." }
+            h1 { "Run " (id) @if form.dry_run { ": what an undo would do" } @else { " is undone" } }
+            p role="status" { "Of " (report.sync) ", " (undone(&report)) "." }
+            @if !report.left_keys.is_empty() { p class="soft" { "Left as they are: " (report.left_keys.join(", ")) } }
             p { a href={ "/runs/" (id) } { "Back to the run" } }
         };
         Ok(page("Undone", Some(&visitor), "", false, &body))
@@ -501,6 +522,8 @@ pub(super) struct Act {
     pilot: Option<u64>,
     /// What differs is to be written, too.
     repair: bool,
+    /// Nothing is to be written.
+    dry_run: bool,
 }
 
 pub(super) async fn act(
@@ -540,12 +563,6 @@ pub(super) async fn act(
 pub(super) struct Part {
     pub(super) sync: Option<String>,
     pub(super) after: Option<i64>,
-}
-
-pub(super) fn filter(part: &Part, name: &str) -> Markup {
-    html! {
-        @if let Some(sync) = &part.sync { p { "Only those of " a href={ "/syncs/" (in_path(sync)) } { (sync) } ". " a href=(name) { "Show all" } } }
-    }
 }
 
 pub(super) fn next(name: &str, part: &Part, which: &str, last: Option<i64>, full: bool) -> Markup {

@@ -15,14 +15,14 @@ use super::{Looking, Shown, Told, may, page, token};
 use crate::api::{Api, blocking, put_to_work, roll_back, undone};
 use crate::problem::Problem;
 use crate::versions::difference;
-use crate::work::TakenBack;
+use crate::work::{Deploying, TakenBack};
 
 /// Versions of a page.
 const VERSIONS: u32 = 50;
 
 pub(super) async fn versions(State(api): State<Arc<Api>>, Extension(visitor): Looking) -> Shown {
     page_of(move || {
-        let versions = api.store.versions(VERSIONS)?;
+        let versions = api.store.versions(i64::MAX, VERSIONS)?;
         let body = html! {
             h1 { "Versions" }
             p class="soft" { "What was put to work, by whom and why. " code { "bridgehead rollback" } " takes the last one back." }
@@ -116,11 +116,11 @@ pub(super) async fn promote(
     may(&visitor, &why.csrf, Role::Admin)?;
     let (undo, again) = (why.undo, visitor.clone());
     let done = blocking(move || {
+        let by = [visitor.name.as_str(), &visitor.name, &why.reason];
         if why.undo {
-            return roll_back(&api, Some(id), true, [&visitor.name, &visitor.name, &why.reason])
-                .map(|(_, taken)| taken);
+            return roll_back(&api, Some(id), true, by, Deploying::Work).map(|(_, taken)| taken);
         }
-        put_to_work(&api, id, &visitor.name, &visitor.name, &why.reason).map(|()| TakenBack::default())
+        put_to_work(&api, id, by, Deploying::Work).map(|_| TakenBack::default())
     });
     let taken = done.await.map_err(Told)?;
     if !undo {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bench::{Bench, Failed};
 use crate::serve::Served;
@@ -28,6 +28,7 @@ fn planted() -> BTreeMap<&'static str, String> {
         "mail",
         "otlp",
         "oidc",
+        "cli",
     ];
     names.into_iter().enumerate().map(|(at, name)| (name, format!("pl4nted{at:02}{name}Zq"))).collect()
 }
@@ -164,11 +165,16 @@ async fn no_secret_comes_out_anywhere() -> Result<(), Failed> {
         "/mappings",
         "/mappings/lost",
         "/syncs/lost",
+        "/syncs/lost/plan",
+        "/audit/export",
         "/runs/1",
         "/console.js",
     ];
     let paths: Vec<String> = paths
-        .map(|(path, _)| path.replace("{id}", "1").replace("{sync}", "lost").replace("{mapping}", "lost"))
+        .map(|(path, _)| {
+            let path = path.replace("{id}", "1").replace("{sync}", "lost").replace("{mapping}", "lost");
+            path.replace("{connection}", "postgres").replace("{entity}", "lost")
+        })
         .collect();
     for path in paths.iter().map(String::as_str).chain(pages) {
         let answer = served.http.get(format!("{}{path}", served.url)).send().await?;
@@ -180,6 +186,29 @@ async fn no_secret_comes_out_anywhere() -> Result<(), Failed> {
         let (_, text) = served.send("/connections", &page, &[("name", name)]).await?;
         said.push((format!("asked {name}"), text.into_bytes()));
     }
+    // What people do by the API: systems asked, a configuration checked, places told.
+    let project: BTreeMap<String, String> = ["bridgehead.yaml", "mappings/lost.yaml"]
+        .into_iter()
+        .map(|name| Ok((name.to_owned(), std::fs::read_to_string(bench.path(name))?)))
+        .collect::<Result<_, Failed>>()?;
+    let mut asked: Vec<(String, Value)> = vec![
+        ("/api/v1/versions".to_owned(), json!({"files": project, "reason": "r", "dry_run": true})),
+        ("/api/v1/syncs/lost/compare".to_owned(), json!({})),
+        ("/api/v1/mappings/lost/try".to_owned(), json!({"text": project["mappings/lost.yaml"]})),
+    ];
+    asked.extend(names.map(|name| (format!("/api/v1/connections/{name}/try"), json!({}))));
+    asked.extend(["chat", "desk", "mail"].map(|to| ("/api/v1/alerts/test".to_owned(), json!({"to": to}))));
+    for (path, body) in asked {
+        let (status, answer) = served.call("POST", &path, Some(body)).await?;
+        assert!(status.as_u16() >= 400 || path.ends_with("compare") || path.ends_with("try"), "{path}: {answer}");
+        said.push((path, answer.to_string().into_bytes()));
+    }
+    // A token on its way to a server.
+    let mut command = bench.command(&["--server", &served.url, "runs"]);
+    command.env("BRIDGEHEAD_LOG", "trace").env("BRIDGEHEAD_TOKEN", &planted()["cli"]);
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    assert_eq!(output.status.code(), Some(5), "it is none that is good");
+    said.push(("a call of a server".to_owned(), [output.stdout, output.stderr].concat()));
     served.child.kill()?;
     let errors: Vec<String> = served.errors.iter().collect();
     assert!(errors.len() > 20, "it logs: {errors:?}");

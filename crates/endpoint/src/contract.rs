@@ -107,6 +107,7 @@ pub async fn check_described(endpoint: &dyn Endpoint, entity: Entity, names: Nam
     assert!(outcomes.iter().all(|outcome| outcome.error().is_none()), "{outcomes:?}");
     assert_eq!(outcomes.len(), rows.len(), "one outcome a row");
     endpoint.write(&target, &first).await.expect("the same write again");
+    endpoint.finish(&target).await.expect("they are seen");
     let batches = read(endpoint, &entity, names, None).await;
     assert_eq!(keys(&batches), keys_written, "writing twice leaves what writing once leaves");
     for found in &batches {
@@ -142,6 +143,7 @@ pub async fn check_described(endpoint: &dyn Endpoint, entity: Entity, names: Nam
     let outcomes = endpoint.write(&target, &mixed).await.expect("a write with huge rows");
     let refused: Vec<bool> = outcomes.iter().map(|outcome| outcome.error().is_some()).collect();
     assert_eq!(refused, [false, limited, limited, false], "{outcomes:?}");
+    endpoint.finish(&target).await.expect("they are seen");
     let found = read(endpoint, &entity, names, None).await;
     let whole = found.iter().flat_map(|batch| batch.records.column(1).as_string::<i32>().iter().flatten());
     let whole = whole.filter(|text| text.len() == long.len()).count();
@@ -152,6 +154,7 @@ pub async fn check_described(endpoint: &dyn Endpoint, entity: Entity, names: Nam
         ChangeBatch::deletes(batch(names, &[("m-1", None, None, None), ("never", None, None, None)]).records, None);
     let outcomes = endpoint.write(&target, &gone).await.expect("deletes");
     assert!(matches!(outcomes[..], [Outcome::Applied { .. }, Outcome::Unchanged]), "{outcomes:?}");
+    endpoint.finish(&target).await.expect("they are seen");
     let everything = Read {
         entity: entity.clone(),
         fields: vec![names[0].to_owned()],

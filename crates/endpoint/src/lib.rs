@@ -351,6 +351,12 @@ pub trait Sink: Catalog {
     /// twice leaves what writing them once leaves. No two rows of a batch have the same key.
     async fn write(&self, target: &Target, changes: &ChangeBatch) -> Result<Vec<Outcome>>;
 
+    /// Lets others see what was written, where that takes more than writing it; called when a run ends, or a part of it that
+    /// others are to see. What [`Sink::write`] said is durable stays so without it.
+    async fn finish(&self, _target: &Target) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes changes only where records are still as they were read; a row whose record is not gets
     /// [`Outcome::Moved`], and its record stays as it is. No two rows have the same key.
     async fn revise(&self, target: &Target, _changes: &Guarded) -> Result<Vec<Outcome>> {

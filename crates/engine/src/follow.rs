@@ -55,6 +55,8 @@ pub async fn follow(
     let calls = source.calls() + target.calls();
     let mut running = running(sync, source, target, store, parents, options, &quiet).await?;
     let result = listen(&mut running, following, progress).await;
+    let finished = running.finish().await;
+    let result = result.and(finished);
     running.report.calls = source.calls() + target.calls() - calls;
     ended(running, result)
 }
@@ -185,6 +187,9 @@ impl Follower<'_, '_> {
             }
             self.settle(&batch).await?;
             self.reach(&mut batch)?;
+            if batch.len() > 0 {
+                self.running.finish().await?;
+            }
             for settled in batch.settled.drain(..) {
                 // Whoever told it may be gone.
                 let _ = settled.send(());
@@ -269,6 +274,7 @@ impl Follower<'_, '_> {
                 Err(error) if error.class().is_transient() => self.wait(&mut pause, &error).await?,
                 other => {
                     other?;
+                    self.running.finish().await?;
                     self.stream.looks += 1;
                     self.linked = self.running.store.unseen(self.running.owner())?.0;
                     return Ok(());

@@ -160,6 +160,9 @@ pub async fn run(
     } else {
         running.whole().await
     };
+    // However it ended: what was written is to be seen.
+    let finished = running.finish().await;
+    let result = result.and(finished);
     running.report.calls = source.calls() + target.calls() - calls;
     running.report.calls_left = source.allowance().or(target.allowance());
     ended(running, result)
@@ -290,6 +293,11 @@ impl Running<'_> {
         let written = self.all_written().await;
         let stored = self.stored().await;
         done.and(written).and(stored)
+    }
+
+    /// Lets others see what was written.
+    pub(crate) async fn finish(&self) -> Result<(), Error> {
+        Ok(self.target.finish(&self.prepared.target).await?)
     }
 
     /// Returns why it may not go on where an entity is another than before, if it may not.

@@ -60,7 +60,8 @@ impl FilesConfig {
             std::fs::create_dir_all(&folder)
                 .map_err(|error| wrong(format!("the folder {} can't be used", folder.display())).caused_by(error))?;
             let store = LocalFileSystem::new_with_prefix(&folder)
-                .map_err(|error| wrong(format!("the folder {} can't be used", folder.display())).caused_by(error))?;
+                .map_err(|error| wrong(format!("the folder {} can't be used", folder.display())).caused_by(error))?
+                .with_automatic_cleanup(true);
             return Ok(Arc::new(Files::new(Arc::new(store), folder.display().to_string(), dialect)));
         }
         let url = Url::parse(&text).map_err(|error| wrong("the url can't be read".to_owned()).caused_by(error))?;

@@ -1,11 +1,13 @@
 //! Files of rows: CSV, NDJSON and Parquet, plain or compressed, in a folder or an object store.
 //!
 //! An entity is a file or a pattern of files. Reads stream; a write reads the file once and replaces it by one that
-//! holds the new rows, so that whoever reads it sees the old file or the new one, never half of either.
+//! holds the new rows, so that whoever reads it sees the old file or the new one, never half of either. Where all rows are new
+//! they are laid beside the file first, and the file is written once, when the run ends ([`parts`]).
 
 mod config;
 mod convert;
 mod format;
+mod parts;
 mod sink;
 mod source;
 
@@ -43,12 +45,14 @@ pub struct Files {
     store: Arc<dyn ObjectStore>,
     place: String,
     dialect: Dialect,
+    /// Rows that lie beside their files.
+    beside: parts::Beside,
 }
 
 impl Files {
     /// Returns an endpoint over a store, which `place` names in messages.
     pub fn new(store: Arc<dyn ObjectStore>, place: String, dialect: Dialect) -> Self {
-        Self { store, place, dialect }
+        Self { store, place, dialect, beside: parts::Beside::default() }
     }
 
     /// Returns the files of an entity in the order of their names.
@@ -70,7 +74,7 @@ impl Files {
     async fn list(&self) -> Result<Vec<ObjectMeta>> {
         let files = self.store.list(None).try_collect::<Vec<_>>().await;
         let mut files = files.map_err(failed(format!("cannot list the files in {}", self.place)))?;
-        files.retain(|file| format::of(file.location.as_ref()).is_some());
+        files.retain(|file| format::of(file.location.as_ref()).is_some() && !parts::is_part(&file.location));
         files.sort_by(|a, b| a.location.cmp(&b.location));
         Ok(files)
     }

@@ -1,4 +1,5 @@
-//! Writes rows by their key: the file is read once, and replaced by one that holds the changes.
+//! Writes rows by their key: the file is read once, and replaced by one that holds the changes; rows that are all new are laid
+//! beside it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,7 +16,7 @@ use model::{ChangeBatch, Class, Column, Entity, Op, Outcome, Type, text_of};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt as _, WriteMultipart};
 
-use super::convert::RowWriter;
+use super::convert::{RowReader, RowWriter};
 use super::format::{Format, Packing};
 use super::{Dialect, Files, Opened, blocking, failed, kind_of};
 
@@ -30,16 +31,43 @@ impl Sink for Files {
             let message = format!("{name} stands for several files; write to one of them");
             return Err(Error::new(Class::Mapping, message));
         }
-        let old = match self.files(&name).await?.first() {
-            Some(file) => Some(self.open(file).await?),
-            None => None,
-        };
+        let parts = self.parts(target).await?;
+        let old = self.open_all(&name, &parts).await?;
+        // A look at the keys is little beside writing all of it anew.
+        if !old.is_empty() && changes.ops.iter().all(|op| *op == Op::Upsert) {
+            let (target, records, dialect) = (target.clone(), changes.records.clone(), self.dialect.clone());
+            let added = blocking(move || {
+                if known(old, &target, &records)?.contains(&true) {
+                    return Ok(None);
+                }
+                joined(Vec::new(), Some(&records), &target, &dialect).map(Some)
+            });
+            if let Some(file) = added.await? {
+                self.lay_beside(&name, file).await?;
+                return Ok(vec![Outcome::Applied { created: true, id: None }; changes.len()]);
+            }
+        }
+        let old = self.open_all(&name, &parts).await?;
         let (target, changes, dialect) = (target.clone(), changes.clone(), self.dialect.clone());
         let (file, outcomes) = blocking(move || merge(old, &target, &changes, &dialect)).await?;
         if let Some(file) = file {
             self.replace(&name, file).await?;
+            self.forget(&name, &parts).await?;
         }
         Ok(outcomes)
+    }
+
+    async fn finish(&self, target: &Target) -> Result<()> {
+        let name = &target.entity.name;
+        let parts = self.parts(target).await?;
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let old = self.open_all(name, &parts).await?;
+        let (target, dialect) = (target.clone(), self.dialect.clone());
+        let file = blocking(move || joined(old, None, &target, &dialect)).await?;
+        self.replace(name, file).await?;
+        self.forget(name, &parts).await
     }
 
     async fn create(&self, entity: &Entity) -> Result<()> {
@@ -54,7 +82,7 @@ impl Sink for Files {
 
 impl Files {
     /// Puts a file in the place of another, in one step.
-    async fn replace(&self, name: &str, file: File) -> Result<()> {
+    pub(super) async fn replace(&self, name: &str, file: File) -> Result<()> {
         let what = format!("cannot write {name} in {}", self.place);
         let spool = |error: std::io::Error| Error::new(Class::Internal, "cannot read a spool file").caused_by(error);
         let upload = self.store.put_multipart(&Path::from(name)).await.map_err(failed(what.as_str()))?;
@@ -178,25 +206,82 @@ fn through_text(column: &ArrayRef, field: &ArrowField) -> std::result::Result<Ar
     Ok(values.finish())
 }
 
-/// Copies the rows of the old file that stay, then writes the changes. Returns no file when nothing changes.
+/// Returns the place of the key among the columns.
+fn key(records: &RecordBatch, target: &Target) -> Result<usize> {
+    records.schema_ref().index_of(&target.key).map_err(|error| {
+        let message = format!("{} has no field {}", target.entity.name, target.key);
+        Error::new(Class::Mapping, message).caused_by(error)
+    })
+}
+
+fn text(records: &RecordBatch, place: usize, row: usize) -> String {
+    text_of(records.column(place).as_ref(), row).unwrap_or_default().into_owned()
+}
+
+/// Returns the rows by their keys.
+fn keys(records: &RecordBatch, target: &Target) -> Result<HashMap<String, usize>> {
+    let place = key(records, target)?;
+    Ok((0..records.num_rows()).map(|row| (text(records, place, row), row)).collect())
+}
+
+/// Returns the next rows of a file, all of which can be read.
+pub(super) fn whole(reader: &mut RowReader, name: &str) -> Result<Option<ChangeBatch>> {
+    let batch = reader.next_batch(8_192)?;
+    if let Some(bad) = batch.as_ref().and_then(|batch| batch.unreadable.first()) {
+        let message = format!("{name} can't be rewritten, for a row of it can't be read: {}", bad.error.message);
+        return Err(Error::new(Class::Mapping, message));
+    }
+    Ok(batch)
+}
+
+/// Says of each of these rows whether files have one with its key.
+pub(super) fn known(files: Vec<Opened>, target: &Target, records: &RecordBatch) -> Result<Vec<bool>> {
+    let rows = keys(records, target)?;
+    let mut known = vec![false; records.num_rows()];
+    for file in files {
+        let mut reader = file.rows()?;
+        while let Some(batch) = whole(&mut reader, &target.entity.name)? {
+            let place = key(&batch.records, target)?;
+            for row in 0..batch.len() {
+                let key = text_of(batch.records.column(place).as_ref(), row).unwrap_or_default();
+                if let Some(at) = rows.get(key.as_ref()) {
+                    known[*at] = true;
+                }
+            }
+        }
+    }
+    Ok(known)
+}
+
+/// Writes the rows of several files, and more behind them, as one.
+pub(super) fn joined(
+    files: Vec<Opened>,
+    more: Option<&RecordBatch>,
+    target: &Target,
+    dialect: &Dialect,
+) -> Result<File> {
+    let mut output = Output::new(kind_of(&target.entity.name)?, schema_of(&target.entity), dialect)?;
+    for file in files {
+        let mut reader = file.rows()?;
+        while let Some(batch) = whole(&mut reader, &target.entity.name)? {
+            output.write(&batch.records)?;
+        }
+    }
+    if let Some(more) = more {
+        output.write(more)?;
+    }
+    output.finish()
+}
+
+/// Copies the rows of the old files that stay, then writes the changes. Returns no file when nothing changes.
 fn merge(
-    old: Option<Opened>,
+    old: Vec<Opened>,
     target: &Target,
     changes: &ChangeBatch,
     dialect: &Dialect,
 ) -> Result<(Option<File>, Vec<Outcome>)> {
     let name = &target.entity.name;
-    let key = |records: &RecordBatch| {
-        let place = records.schema_ref().index_of(&target.key);
-        place
-            .map_err(|error| Error::new(Class::Mapping, format!("{name} has no field {}", target.key)).caused_by(error))
-    };
-    let place = key(&changes.records)?;
-    let text = |records: &RecordBatch, place: usize, row: usize| {
-        text_of(records.column(place).as_ref(), row).unwrap_or_default().into_owned()
-    };
-    let rows: HashMap<String, usize> =
-        (0..changes.len()).map(|row| (text(&changes.records, place, row), row)).collect();
+    let rows = keys(&changes.records, target)?;
     let mut outcomes = vec![Outcome::Unchanged; changes.len()];
     let mut known = vec![false; changes.len()];
     let schema = schema_of(&target.entity);
@@ -205,15 +290,10 @@ fn merge(
     // Columns that were not sent keep what they hold.
     let sent: Vec<usize> =
         changes.records.schema_ref().fields().iter().filter_map(|field| schema.index_of(field.name()).ok()).collect();
-    if let Some(old) = old {
+    for old in old {
         let mut reader = old.rows()?;
-        while let Some(batch) = reader.next_batch(8_192)? {
-            if let Some(bad) = batch.unreadable.first() {
-                let message =
-                    format!("{name} can't be rewritten, for a row of it can't be read: {}", bad.error.message);
-                return Err(Error::new(Class::Mapping, message));
-            }
-            let place = key(&batch.records)?;
+        while let Some(batch) = whole(&mut reader, name)? {
+            let place = key(&batch.records, target)?;
             let before = shaped(&batch.records, &schema).map_err(spool)?;
             let mut picks: Vec<(usize, Option<usize>)> = Vec::with_capacity(batch.len());
             for row in 0..batch.len() {

@@ -5,11 +5,11 @@ mod brokers;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use endpoint::{Catalog as _, Sink as _, Target};
+use endpoint::{Catalog as _, Read, Sink as _, Source as _, Target};
 use endpoints_data::files::{Dialect, Files};
 use endpoints_data::sqlite::Sqlite;
 use futures::StreamExt as _;
-use model::{ChangeBatch, Entity, Field, Outcome, Type};
+use model::{ChangeBatch, Entity, Field, Outcome, Type, text_of};
 
 #[tokio::test]
 async fn sqlite_keeps_the_contract() -> Result<(), Box<dyn std::error::Error>> {
@@ -59,6 +59,87 @@ async fn files_of_every_format_keep_the_contract() -> Result<(), Box<dyn std::er
         }
         files.create(&widgets(name)).await?;
         endpoint::contract::check(&files, name, ["k", "name", "amount", "at"]).await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn new_rows_lie_beside_a_file_until_the_run_ends_and_none_is_lost() -> Result<(), Box<dyn std::error::Error>> {
+    for name in ["deep/w.csv.gz", "w.parquet"] {
+        let folder = tempfile::tempdir()?;
+        let open = || {
+            let store =
+                object_store::local::LocalFileSystem::new_with_prefix(folder.path())?.with_automatic_cleanup(true);
+            let dialect = Dialect { delimiter: b',', null: String::new() };
+            Ok::<_, object_store::Error>(Files::new(Arc::new(store), "here".to_owned(), dialect))
+        };
+        let target = Target { entity: widgets(name), key: "k".to_owned(), sync: "s".to_owned() };
+        let rows = |rows: &[(&str, &str)]| -> Result<ChangeBatch, arrow::error::ArrowError> {
+            let keys: StringArray = rows.iter().map(|(key, _)| Some(*key)).collect();
+            let names: StringArray = rows.iter().map(|(_, name)| Some(*name)).collect();
+            let columns: [(&str, ArrayRef); 2] = [("k", Arc::new(keys)), ("name", Arc::new(names))];
+            Ok(ChangeBatch::upserts(RecordBatch::try_from_iter(columns)?, None))
+        };
+        let found = async |files: &Files| -> Result<String, Box<dyn std::error::Error>> {
+            let (fields, entity) = (vec!["k".to_owned(), "name".to_owned()], widgets(name));
+            let read = Read { entity, fields, filter: None, window: None, from: None, deleted: false, batch_rows: 100 };
+            let mut batches = files.read(read).await?;
+            let mut found = Vec::new();
+            while let Some(batch) = batches.next().await {
+                let batch = batch?;
+                let text = |column: usize, row| {
+                    text_of(batch.records.column(column).as_ref(), row).unwrap_or_default().into_owned()
+                };
+                found.extend((0..batch.len()).map(|row| format!("{}={}", text(0, row), text(1, row))));
+            }
+            found.sort();
+            Ok(found.join(" "))
+        };
+        let parts = || std::fs::read_dir(folder.path().join(".bridgehead").join(name)).map_or(0, Iterator::count);
+        let files = open()?;
+        files.create(&target.entity).await?;
+        for part in [&[("1", "a"), ("2", "b")][..], &[("3", "c")]] {
+            let outcomes = files.write(&target, &rows(part)?).await?;
+            assert!(
+                outcomes.iter().all(|outcome| matches!(outcome, Outcome::Applied { created: true, .. })),
+                "{outcomes:?}"
+            );
+        }
+        assert_eq!((found(&files).await?.as_str(), parts()), ("", 2), "the file is not written anew with every part");
+        assert_eq!(files.entities().await?, [name], "a part is no file");
+        // What is there already, in the file or beside it, is merged.
+        let outcomes = files.write(&target, &rows(&[("2", "B"), ("3", "c"), ("4", "d")])?).await?;
+        assert!(
+            matches!(
+                outcomes[..],
+                [Outcome::Applied { created: false, .. }, Outcome::Unchanged, Outcome::Applied { created: true, .. }]
+            ),
+            "{outcomes:?}"
+        );
+        assert_eq!((found(&files).await?.as_str(), parts()), ("1=a 2=B 3=c 4=d", 0));
+        files.write(&target, &rows(&[("5", "e")])?).await?;
+        assert_eq!(parts(), 1);
+        files.finish(&target).await?;
+        assert_eq!((found(&files).await?.as_str(), parts()), ("1=a 2=B 3=c 4=d 5=e", 0));
+
+        // A program that ended too early left two parts; meanwhile somebody else gave the file one of their keys.
+        let cut = open()?;
+        cut.write(&target, &rows(&[("6", "f"), ("7", "g")])?).await?;
+        cut.write(&target, &rows(&[("8", "h")])?).await?;
+        let kept = folder.path().join("kept");
+        std::fs::rename(folder.path().join(".bridgehead"), &kept)?;
+        let other = open()?;
+        other.write(&target, &rows(&[("7", "theirs")])?).await?;
+        other.finish(&target).await?;
+        std::fs::rename(&kept, folder.path().join(".bridgehead"))?;
+        let next = open()?;
+        next.finish(&target).await?;
+        assert_eq!((found(&next).await?.as_str(), parts()), ("1=a 2=B 3=c 4=d 5=e 6=f 7=theirs 8=h", 0));
+        // It can end twice, with nothing to do.
+        next.finish(&target).await?;
+        let outcomes = open()?.write(&target, &ChangeBatch::deletes(rows(&[("6", "")])?.records, None)).await?;
+        assert!(matches!(outcomes[..], [Outcome::Applied { .. }]), "{outcomes:?}");
+        assert_eq!(found(&next).await?, "1=a 2=B 3=c 4=d 5=e 7=theirs 8=h");
     }
     Ok(())
 }

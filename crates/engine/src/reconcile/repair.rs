@@ -35,6 +35,8 @@ pub(super) async fn repair(
     let mut running = running(sync, ends[0], ends[1], store, parents, options, &|_| {}).await?;
     running.report.repairs = true;
     let result = written(&mut running, comparison, differences).await;
+    let finished = running.finish().await;
+    let result = result.and(finished);
     running.report.calls = ends[0].calls() + ends[1].calls() - calls;
     ended(running, result)
 }

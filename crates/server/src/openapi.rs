@@ -12,7 +12,7 @@ pub(crate) struct Call {
     pub(crate) path: &'static str,
     what: &'static str,
     /// The least that a caller has to be; `None` where nobody is asked.
-    role: Option<Role>,
+    pub(crate) role: Option<Role>,
     query: &'static [&'static str],
     /// What the body has to be, and whether there has to be one.
     body: Option<(fn() -> Value, bool)>,

@@ -10,16 +10,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, delete, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use state::{Role, Store};
 
-use crate::auth::{Callers, Wrong, is_good, known};
+use crate::auth::{Caller, Callers, Wrong, is_good, known};
 use crate::budget::Known;
 use crate::console;
 use crate::metrics::metrics;
@@ -414,20 +415,32 @@ fn description() -> Value {
     openapi::describe(&calls)
 }
 
-fn routed(calls: Vec<(Call, MethodRouter<Arc<Api>>)>) -> Router<Arc<Api>> {
-    calls.into_iter().fold(Router::new(), |router, (call, answer)| router.route(call.path, answer))
+/// The calls alone, for whoever is known already: each answers those alone whom its description names.
+pub(crate) fn calls_router() -> Router<Arc<Api>> {
+    calls().into_iter().fold(Router::new(), |router, (call, answer)| {
+        let role = call.role.unwrap_or(Role::Admin);
+        router.route(call.path, answer.route_layer(from_fn_with_state(role, needs)))
+    })
 }
 
-/// The calls alone, for whoever is known already.
-pub(crate) fn calls_router() -> Router<Arc<Api>> {
-    routed(calls())
+/// Lets nobody pass whose role is less.
+async fn needs(
+    State(role): State<Role>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match caller.needs(role) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
 }
 
 pub(crate) fn router(api: Arc<Api>) -> Router {
     Router::new()
-        .merge(calls_router().layer(axum::middleware::from_fn_with_state(Arc::clone(&api), known)))
+        .merge(calls_router().layer(from_fn_with_state(Arc::clone(&api), known)))
         .merge(console::router(&api))
-        .merge(routed(open_calls()))
+        .merge(open_calls().into_iter().fold(Router::new(), |router, (call, answer)| router.route(call.path, answer)))
         .fallback(async || Problem::none("there is nothing at this address"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "nothing answers this method at this address")

@@ -10,7 +10,7 @@ use maud::{Markup, html};
 use model::Side;
 use state::{Conflict, Role};
 
-use super::letters::{Fields, one};
+use super::letters::{Fields, ids, one};
 use super::pages::{PAGE, Part, in_path, next, page_of};
 use super::{Looking, Shown, Told, Visitor, may, page, token};
 use crate::api::{Api, blocking};
@@ -129,10 +129,7 @@ pub(super) async fn chosen(
     may(&visitor, one(&form, "csrf"), Role::Operator)?;
     let winner = winner(&form).map_err(Told)?;
     let done = blocking(move || {
-        let ids: Vec<&str> = form.iter().filter(|(name, _)| name == "id").map(|(_, id)| id.as_str()).collect();
-        if ids.is_empty() {
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "nothing was chosen"));
-        }
+        let ids = ids(&form)?;
         let all = ids.len();
         let late: Vec<Problem> =
             ids.into_iter().filter_map(|id| decided(&api, &visitor.name, id, winner).err()).collect();

@@ -226,6 +226,15 @@ pub(super) fn one<'f>(form: &'f [(String, String)], name: &str) -> &'f str {
     form.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str()).unwrap_or_default()
 }
 
+/// Returns what was chosen in a list.
+pub(super) fn ids(form: &[(String, String)]) -> Answered<Vec<&str>> {
+    let ids: Vec<&str> = form.iter().filter(|(name, _)| name == "id").map(|(_, id)| id.as_str()).collect();
+    if ids.is_empty() {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "nothing was chosen"));
+    }
+    Ok(ids)
+}
+
 /// Replays or drops what was chosen.
 pub(super) async fn chosen(
     State(api): State<Arc<Api>>,
@@ -234,10 +243,7 @@ pub(super) async fn chosen(
 ) -> Result<Redirect, Told> {
     may(&visitor, one(&form, "csrf"), Role::Operator)?;
     let done = blocking(move || {
-        let ids: Vec<&str> = form.iter().filter(|(name, _)| name == "id").map(|(_, id)| id.as_str()).collect();
-        if ids.is_empty() {
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "nothing was chosen"));
-        }
+        let ids = ids(&form)?;
         match one(&form, "act") {
             "replay" => {
                 let letters = ids.iter().map(|id| found(&api, id)).collect::<Answered<Vec<_>>>()?;

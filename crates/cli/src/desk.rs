@@ -148,11 +148,11 @@ impl Desk {
             let mut page: Value = self.get(&format!("{path}?limit={limit}{given}{next}")).await?;
             let wrong =
                 |error| Failure::new(Class::Internal, format!("{path} has an answer of another version: {error}"));
-            let part: Vec<T> = serde_json::from_value(page[name].take()).map_err(wrong)?;
-            entries.extend(part);
+            let found: Vec<T> = serde_json::from_value(page[name].take()).map_err(wrong)?;
+            entries.extend(found);
             let more = page["next"].as_object().and_then(|next| next.iter().next());
             let Some((which, last)) = more else { return Ok(entries) };
-            next = format!("&{which}={last}");
+            next = format!("&{which}={}", last.as_str().map_or_else(|| last.to_string(), part));
         }
     }
 }

@@ -42,17 +42,13 @@ async fn look(desk: &Desk, sync: &str) -> Result<Sync, Failure> {
 /// Returns the syncs that are named, or all that a server has.
 pub(crate) async fn syncs(desk: &Desk, named: &[String]) -> Result<Vec<String>, Failure> {
     #[derive(Deserialize)]
-    struct Syncs {
-        syncs: Vec<One>,
-    }
-    #[derive(Deserialize)]
     struct One {
         sync: String,
     }
     if !named.is_empty() {
         return Ok(named.to_vec());
     }
-    let Syncs { syncs } = desk.get("syncs").await?;
+    let syncs: Vec<One> = desk.list("syncs", "syncs", &[], usize::MAX).await?;
     Ok(syncs.into_iter().map(|one| one.sync).filter(|sync| !sync.ends_with(COMPARISON)).collect())
 }
 

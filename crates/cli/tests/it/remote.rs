@@ -59,6 +59,10 @@ async fn a_project_is_deployed_and_run_at_a_server() -> Result<(), Failed> {
     there.expect(&["discover", "nowhere"], 4, &["there is no connection"]).await?;
     there.expect(&["check"], 0, &["customers_out: good", "orders_in: good"]).await?;
     there.expect(&["plan", "customers_out"], 0, &["customers_out: 3 rows, about", "API calls in all"]).await?;
+    // All of them, however many a page has.
+    let paged = there.expect(&["plan", "--json"], 0, &[]).await?;
+    let known = there.expect(&["check"], 0, &[]).await?;
+    assert_eq!(paged.lines().count(), known.lines().filter(|line| line.ends_with(": good")).count());
 
     // A first version comes from a folder whose systems only the server reaches.
     let why = ["--reason", "first", "--author", "ada"];

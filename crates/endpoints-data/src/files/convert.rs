@@ -119,8 +119,8 @@ impl RowReader {
         Ok(Self { name, names, kinds, input: Input::Ndjson { sample: sample.into_iter(), reader }, row: 0 })
     }
 
-    /// Reads the schema; columns of types that Bridgehead does not carry are left out.
-    pub(crate) fn parquet(name: String, file: File) -> Result<Self> {
+    /// Reads the schema; columns of types that Bridgehead does not carry are left out, and all but one where `only` names it.
+    pub(crate) fn parquet(name: String, file: File, only: Option<&str>) -> Result<Self> {
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(&name, error))?;
         let rows = builder.metadata().file_metadata().num_rows().cast_unsigned();
         let (mut names, mut kinds, mut places) = (Vec::new(), Vec::new(), Vec::new());
@@ -129,7 +129,7 @@ impl RowReader {
                 DataType::Dictionary(_, values) => Type::from_arrow(values),
                 kind => Type::from_arrow(kind),
             };
-            if let Some(kind) = kind {
+            if let Some(kind) = kind.filter(|_| only.is_none_or(|only| only == field.name())) {
                 names.push(field.name().clone());
                 kinds.push(kind);
                 places.push(place);

@@ -27,7 +27,7 @@ use self::format::{Format, Packing};
 
 pub use config::{FilesConfig, KIND};
 
-/// Rows of a write: each rewrites the file, so few large ones are better.
+/// Rows of a write: one that changes rows of the file writes it anew, so few large ones are better.
 const WRITE_ROWS: usize = 200_000;
 
 /// How CSV files are written.
@@ -112,8 +112,13 @@ enum Opened {
 impl Opened {
     /// Begins to read the rows; blocks.
     fn rows(self) -> Result<RowReader> {
+        self.rows_of(None)
+    }
+
+    /// Begins to read the rows, of which this column is enough; blocks.
+    fn rows_of(self, only: Option<&str>) -> Result<RowReader> {
         match self {
-            Self::Parquet { name, file } => RowReader::parquet(name, file),
+            Self::Parquet { name, file } => RowReader::parquet(name, file, only),
             Self::Text { name, format, packing, bytes, dialect } => {
                 let unpacked: Box<dyn Read + Send> = match packing {
                     Packing::Plain => bytes,

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::BooleanArray;
 use arrow::compute::{concat_batches, filter_record_batch};
-use endpoint::{Error, Result, Target};
+use endpoint::{Error, Result, Sink as _, Target};
 use futures::TryStreamExt as _;
 use model::Class;
 use object_store::path::Path;
@@ -22,12 +22,24 @@ use super::{Files, Opened, blocking, failed};
 /// The folder of parts, beside the files.
 const FOLDER: &str = ".bridgehead";
 
+/// Rows that lie beside a file at most: what is known of them is kept in memory, eight bytes each.
+const MOST: usize = 4_000_000;
+
+/// The parts of a file.
+#[derive(Debug, Default)]
+struct Parts {
+    /// In the order in which they were written.
+    places: Vec<Path>,
+    /// Prints of the keys that they have, sorted.
+    prints: Vec<u64>,
+}
+
 /// The parts of each file that this endpoint knows of.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Beside(Arc<Mutex<HashMap<String, Vec<Path>>>>);
+pub(super) struct Beside(Arc<Mutex<HashMap<String, Parts>>>);
 
 impl Beside {
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Vec<Path>>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Parts>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -43,12 +55,19 @@ fn place(name: &str, number: usize) -> Path {
     Path::from(format!("{FOLDER}/{name}/{number:06}-{last}"))
 }
 
+/// Adds sorted numbers to sorted numbers.
+#[expect(clippy::stable_sort_primitive, reason = "of two sorted runs the stable sort makes one by merging them")]
+fn merge(known: &mut Vec<u64>, new: Vec<u64>) {
+    known.extend(new);
+    known.sort();
+}
+
 impl Files {
     /// Returns the parts beside a file, in the order in which they were written. What others left is in the file then.
     pub(super) async fn parts(&self, target: &Target) -> Result<Vec<Path>> {
         let name = &target.entity.name;
         if let Some(parts) = self.beside.known().get(name) {
-            return Ok(parts.clone());
+            return Ok(parts.places.clone());
         }
         let what = format!("cannot list what lies beside {name} in {}", self.place);
         let left = self.store.list(Some(&Path::from(format!("{FOLDER}/{name}")))).try_collect::<Vec<_>>().await;
@@ -57,7 +76,7 @@ impl Files {
         for part in left {
             self.take_in(target, &part).await?;
         }
-        self.beside.known().insert(name.clone(), Vec::new());
+        self.beside.known().insert(name.clone(), Parts::default());
         Ok(Vec::new())
     }
 
@@ -103,13 +122,30 @@ impl Files {
         self.open(&ObjectMeta { location: part.clone(), ..meta }).await
     }
 
-    /// Lays new rows beside their file.
-    pub(super) async fn lay_beside(&self, name: &str, file: File) -> Result<()> {
-        let number = self.beside.known().get(name).map_or(0, Vec::len) + 1;
+    /// True where the parts of a file have none of the keys with these prints, for certain.
+    pub(super) fn are_new(&self, name: &str, prints: &[u64]) -> bool {
+        let known = self.beside.known();
+        let mut known = known.get(name).map_or(&[][..], |parts| &parts.prints).iter().copied().peekable();
+        prints.iter().all(|print| {
+            while known.next_if(|known| known < print).is_some() {}
+            known.peek() != Some(print)
+        })
+    }
+
+    /// Lays new rows beside their file; `prints` are those of their keys, sorted.
+    pub(super) async fn lay_beside(&self, target: &Target, file: File, prints: Vec<u64>) -> Result<()> {
+        let name = &target.entity.name;
+        let number = self.beside.known().get(name).map_or(0, |parts| parts.places.len()) + 1;
         let part = place(name, number);
         self.replace(part.as_ref(), file).await?;
-        self.beside.known().entry(name.to_owned()).or_default().push(part);
-        Ok(())
+        let rows = {
+            let mut known = self.beside.known();
+            let parts = known.entry(name.clone()).or_default();
+            parts.places.push(part);
+            merge(&mut parts.prints, prints);
+            parts.prints.len()
+        };
+        if rows >= MOST { self.finish(target).await } else { Ok(()) }
     }
 
     /// Removes parts that are in their file by now.
@@ -119,7 +155,7 @@ impl Files {
         for part in parts {
             self.delete(part).await?;
         }
-        self.beside.known().insert(name.to_owned(), Vec::new());
+        self.beside.known().insert(name.to_owned(), Parts::default());
         Ok(())
     }
 

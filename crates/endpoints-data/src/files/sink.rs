@@ -12,7 +12,7 @@ use arrow::datatypes::{Field as ArrowField, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use async_trait::async_trait;
 use endpoint::{Error, Result, Sink, Target};
-use model::{ChangeBatch, Class, Column, Entity, Op, Outcome, Type, text_of};
+use model::{ChangeBatch, Class, Column, Entity, Op, Outcome, Type, quick_digest, text_of};
 use object_store::path::Path;
 use object_store::{ObjectStoreExt as _, WriteMultipart};
 
@@ -32,18 +32,21 @@ impl Sink for Files {
             return Err(Error::new(Class::Mapping, message));
         }
         let parts = self.parts(target).await?;
-        let old = self.open_all(&name, &parts).await?;
-        // A look at the keys is little beside writing all of it anew.
+        let prints = prints(&changes.records, target)?;
+        // What the parts have is mostly known without a look at them; that at the keys of the file is little beside writing all
+        // of it anew.
+        let of_parts = if self.are_new(&name, &prints) { &[][..] } else { &parts[..] };
+        let old = self.open_all(&name, of_parts).await?;
         if !old.is_empty() && changes.ops.iter().all(|op| *op == Op::Upsert) {
-            let (target, records, dialect) = (target.clone(), changes.records.clone(), self.dialect.clone());
+            let (ours, records, dialect) = (target.clone(), changes.records.clone(), self.dialect.clone());
             let added = blocking(move || {
-                if known(old, &target, &records)?.contains(&true) {
+                if known(old, &ours, &records)?.contains(&true) {
                     return Ok(None);
                 }
-                joined(Vec::new(), Some(&records), &target, &dialect).map(Some)
+                joined(Vec::new(), Some(&records), &ours, &dialect).map(Some)
             });
             if let Some(file) = added.await? {
-                self.lay_beside(&name, file).await?;
+                self.lay_beside(target, file, prints).await?;
                 return Ok(vec![Outcome::Applied { created: true, id: None }; changes.len()]);
             }
         }
@@ -224,6 +227,16 @@ fn keys(records: &RecordBatch, target: &Target) -> Result<HashMap<String, usize>
     Ok((0..records.num_rows()).map(|row| (text(records, place, row), row)).collect())
 }
 
+/// Returns prints of the keys, sorted.
+fn prints(records: &RecordBatch, target: &Target) -> Result<Vec<u64>> {
+    let place = key(records, target)?;
+    let column = records.column(place);
+    let print = |row| quick_digest(text_of(column.as_ref(), row).unwrap_or_default().as_bytes());
+    let mut prints: Vec<u64> = (0..records.num_rows()).map(print).collect();
+    prints.sort_unstable();
+    Ok(prints)
+}
+
 /// Returns the next rows of a file, all of which can be read.
 pub(super) fn whole(reader: &mut RowReader, name: &str) -> Result<Option<ChangeBatch>> {
     let batch = reader.next_batch(8_192)?;
@@ -239,7 +252,7 @@ pub(super) fn known(files: Vec<Opened>, target: &Target, records: &RecordBatch) 
     let rows = keys(records, target)?;
     let mut known = vec![false; records.num_rows()];
     for file in files {
-        let mut reader = file.rows()?;
+        let mut reader = file.rows_of(Some(&target.key))?;
         while let Some(batch) = whole(&mut reader, &target.entity.name)? {
             let place = key(&batch.records, target)?;
             for row in 0..batch.len() {

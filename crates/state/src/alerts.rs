@@ -93,7 +93,7 @@ impl Store {
     pub fn last_good_runs(&self) -> Result<BTreeMap<String, String>> {
         self.with(|db| {
             let sql = "SELECT sync, ended FROM run
-                       WHERE id IN (SELECT max(id) FROM run WHERE outcome = 'green' AND ended IS NOT NULL GROUP BY sync)";
+                       WHERE id IN (SELECT max(id) FROM run WHERE outcome = 'green' GROUP BY sync)";
             db.prepare_cached(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         })
     }

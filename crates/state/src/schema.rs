@@ -114,6 +114,8 @@ const STEPS: &[&str] = &[
     "
     -- By whose word somebody is signed in who has no token; who was before is asked again.
     ALTER TABLE session ADD COLUMN voucher TEXT;
+    -- Dead letters by their reason, for who looks for many of one kind.
+    CREATE INDEX dead_letter_code ON dead_letter (code, sync, state, id);
 ",
 ];
 

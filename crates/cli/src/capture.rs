@@ -1,10 +1,12 @@
 //! `bridgehead capture`: how the changes of syncs are noted outside, and how to end that.
 
+use model::Class;
 use serde::Deserialize;
+use serde_json::json;
 use server::Capture;
 
 use crate::Failure;
-use crate::commands::{json, table};
+use crate::commands::{json as print, table};
 use crate::desk::{Desk, part};
 
 #[derive(Debug, clap::Subcommand)]
@@ -36,22 +38,31 @@ async fn list(desk: &Desk, as_json: bool) -> Result<(), Failure> {
         captures: Vec<Capture>,
     }
     let Captures { captures } = desk.get("captures").await?;
-    if as_json {
-        return captures.iter().try_for_each(json);
-    }
-    if captures.is_empty() {
+    if captures.is_empty() && !as_json {
         println!("No sync has `capture` in its mapping.");
         return Ok(());
     }
     let mut rows = table(&["sync", "noted by", "log kept", "trouble"]);
+    let mut failures = Vec::new();
     for Capture { sync, name, kept_bytes, trouble } in captures {
+        if let (None, Some(why)) = (&name, &trouble) {
+            failures.push(Failure::new(Class::Transient { after: None }, why.clone()));
+            continue;
+        }
+        if as_json {
+            let captured = name.map(|name| json!({"name": name, "kept_bytes": kept_bytes, "trouble": trouble}));
+            print(&json!({"sync": sync, "capture": captured}))?;
+            continue;
+        }
         let kept = kept_bytes.map(|bytes| indicatif::HumanBytes(bytes).to_string()).unwrap_or_default();
         let trouble = trouble.unwrap_or_else(|| if name.is_some() { "none".to_owned() } else { String::new() });
         let name = name.unwrap_or_else(|| "nothing yet: the first run makes it".to_owned());
         rows.add_row([sync, name, kept, trouble]);
     }
-    println!("{rows}");
-    Ok(())
+    if rows.row_count() > 0 {
+        println!("{rows}");
+    }
+    Failure::all(failures)
 }
 
 async fn drop_one(desk: &Desk, sync: &str) -> Result<(), Failure> {

@@ -24,8 +24,11 @@ pub(super) async fn connections(State(api): Shared) -> Answered<Json<Value>> {
 
 /// Turns whoever names a connection away that there is none of.
 fn connection(api: &Api, name: &str) -> Answered<()> {
-    let known = api.work()?.connections().iter().any(|known| known.name == name);
-    if known { Ok(()) } else { Err(Problem::none(format!("there is no connection {name:?}"))) }
+    let known: Vec<String> = api.work()?.connections().into_iter().map(|known| known.name).collect();
+    if known.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    Err(Problem::none(format!("there is no connection {name:?}; there are {}", known.join(", "))))
 }
 
 pub(super) async fn try_connection(State(api): Shared, Path(name): Path<String>) -> Answered<Json<Value>> {
